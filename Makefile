@@ -1,0 +1,58 @@
+# One command each: `make demo`, `make test`, `make check`. All else is `shoal --help`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test test-fast check lint types imports install install-dev browser lock clean
+
+demo: install  ## compare grid, random and TPE on scikit-learn's digits, on Ray workers and the embedded Postgres
+	$(BIN)/shoal db up
+	$(BIN)/shoal run search/examples/digits.yaml
+
+test: install-dev browser  ## install what is missing, run all tests
+	$(BIN)/pytest
+
+test-fast: install-dev  ## only the tests that take no more than a few seconds
+	$(BIN)/pytest -m "not slow and not ray and not browser"
+
+check: lint types imports test  ## all that CI checks
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install-dev
+	$(BIN)/mypy
+
+imports: install-dev
+	$(BIN)/lint-imports
+
+install: $(VENV)/installed
+install-dev: $(VENV)/installed-dev
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "shoal needs Python 3.11 or newer; say which: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "python3 can't make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+browser:  ## tests of pages need a Chromium; as root on Debian it is installed, elsewhere those tests say that they skip
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	       && apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 chromium >/dev/null; } \
+	  || echo "no Chromium here: the tests of pages will be skipped (Debian: apt install chromium)" >&2
+
+lock: install-dev  ## write down the versions that are installed now
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Who decides and who runs: experiment files, search spaces, samplers, pruners, workers, reports."""
