@@ -1,0 +1,250 @@
+"""What an experiment would do, before it does anything: studies, trials, epochs, time.
+
+Counts are upper bounds, without pruning; the time comes from a short measurement on this machine,
+if one is asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from objectives.base import FULL_BATCH, ObjectiveError, Scalar, Task, TrialConfig
+from search.dimensions import Choices, Dimension
+from search.settings import GpSettings, MethodSettings, NoPruner, TpeSettings
+from search.spec import ExperimentSpec
+
+Measure: TypeAlias = Callable[[Task, TrialConfig], float]
+"""Training images per second of a config on one worker of this machine."""
+
+TRIALS_FOR_A_CLAIM = 50
+REPLICATES_FOR_A_CLAIM = 10
+GP_SECONDS_PER_ASK = 0.9
+"""Measured with Optuna 5.0 on one CPU core, after the random trials."""
+MOST_IN_FLIGHT = 4
+"""With more trials of a study at once, an adaptive method loses much of its advantage."""
+VALIDATION_COST = 1 / 3
+"""Of a training image's: judging an image needs the forward pass alone."""
+MODEL_SIZES = ("model.width", "model.depth", "model.dense")
+"""Dimensions that decide most of an epoch's cost besides the batch size."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodPlan:
+    """What one method does in each of its studies."""
+
+    name: str
+    settings: Mapping[str, Any]
+    trials: int
+    """Per study: the budget, or the grid's points if those are fewer."""
+    epochs: int
+    """Per study, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """One measurement: a corner of the space, and how fast it trains."""
+
+    values: Mapping[str, Scalar]
+    """Those of its dimensions that decide the cost."""
+    images_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What `shoal plan` prints. Every count is an upper bound, without pruning."""
+
+    experiment: str
+    dataset: str
+    methods: tuple[MethodPlan, ...]
+    replicates: int
+    studies: int
+    grid_points: int | None
+    """None: no grid among the methods."""
+    trials: int
+    epochs: int
+    train_images: int
+    """Images per epoch."""
+    validation_images: int
+    pruner: str
+    metric: str
+    workers: int
+    speeds: tuple[Speed, ...]
+    """Empty if nothing was measured."""
+    seconds: tuple[float, float] | None
+    """Expected duration with all workers busy, by the fastest and the slowest measurement.
+
+    Training and validation of every epoch, and Gaussian-process asks; starting workers and storing
+    results come on top.
+    """
+    sampler_seconds: float
+    """Part of it that Gaussian-process asks are expected to take."""
+    notes: tuple[str, ...]
+    """What a reader should know before starting."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def make_plan(spec: ExperimentSpec, *, measure: Measure | None = None, workers: int = 1) -> Plan:
+    """The plan of an experiment on so many workers; `measure=measured_speed` adds the time.
+
+    Measures at most four configs: smallest and largest batch with smallest and largest model.
+    """
+    from objectives.datasets import describe
+
+    data = describe(spec.data.data_spec())
+    images = data.train_images + VALIDATION_COST * data.validation_images
+    size = spec.search_space().grid_size()[0] if "grid" in spec.methods else None
+    methods = tuple(_method_plan(spec, name, settings, size) for name, settings in spec.methods.items())
+    epochs = spec.replicates * sum(method.epochs for method in methods)
+    notes = _notes(spec, size)
+    speeds: tuple[Speed, ...] = ()
+    if measure is not None:
+        try:
+            speeds = tuple(_measured(spec, measure))
+        except ObjectiveError as error:
+            notes.append(f"the speed could not be measured: {error}")
+    asks = sum(
+        max(0, method.trials - settings.n_startup_trials)
+        for method in methods
+        if isinstance(settings := spec.methods[method.name], GpSettings)
+    )
+    sampler_seconds = GP_SECONDS_PER_ASK * asks * spec.replicates
+    return Plan(
+        experiment=spec.experiment,
+        dataset=spec.data.name,
+        methods=methods,
+        replicates=spec.replicates,
+        studies=len(methods) * spec.replicates,
+        grid_points=size,
+        trials=spec.replicates * sum(method.trials for method in methods),
+        epochs=epochs,
+        train_images=data.train_images,
+        validation_images=data.validation_images,
+        pruner=spec.pruner.name,
+        metric=spec.metric,
+        workers=workers,
+        speeds=speeds,
+        seconds=_seconds(speeds, epochs * images, sampler_seconds, workers),
+        sampler_seconds=sampler_seconds,
+        notes=tuple(notes),
+    )
+
+
+def measured_speed(task: Task, config: TrialConfig) -> float:
+    """`objectives.measure.images_per_second`, imported when it is needed: it brings torch along."""
+    from objectives.measure import images_per_second
+
+    return images_per_second(task, config)
+
+
+def _method_plan(
+    spec: ExperimentSpec, name: str, settings: MethodSettings, grid_size: int | None
+) -> MethodPlan:
+    trials = spec.budget.trials
+    if name == "grid" and grid_size is not None:
+        trials = min(trials, grid_size)
+    epochs = trials * spec.max_epochs()
+    if spec.budget.epochs is not None:
+        epochs = min(epochs, spec.budget.epochs)
+    return MethodPlan(name, settings.model_dump(mode="json"), trials, epochs)
+
+
+def _seconds(
+    speeds: tuple[Speed, ...], images: float, sampler_seconds: float, workers: int
+) -> tuple[float, float] | None:
+    rates = [speed.images_per_second for speed in speeds]
+    if not rates or min(rates) <= 0:
+        return None
+    return (
+        (images / max(rates) + sampler_seconds) / workers,
+        (images / min(rates) + sampler_seconds) / workers,
+    )
+
+
+def _measured(spec: ExperimentSpec, measure: Measure) -> list[Speed]:
+    task = spec.task()
+    return [Speed(corner, measure(task, spec.config(corner))) for corner in corners(spec)]
+
+
+def corners(spec: ExperimentSpec) -> list[dict[str, Scalar]]:
+    """The configs to measure: both ends of the batch size with both ends of the model's sizes.
+
+    Dimensions that don't decide the cost take the defaults of a trial.
+    """
+    batches = [{"batch_size": end} for end in _ends(spec.space.get("batch_size"))] or [{}]
+    sizes = {name: _ends(spec.space.get(name)) for name in MODEL_SIZES}
+    varying = {name: ends for name, ends in sizes.items() if ends and not spec.space[name].when}
+    models = [
+        {name: ends[index] for name, ends in varying.items()} for index in ((0, -1) if varying else (0,))
+    ]
+    found: list[dict[str, Scalar]] = []
+    for batch, model in itertools.product(batches, models):
+        corner: dict[str, Scalar] = {**batch, **model}
+        if corner not in found:
+            found.append(corner)
+    return found
+
+
+def _ends(dimension: Dimension | None) -> list[Scalar]:
+    if dimension is None:
+        return []
+    if isinstance(dimension, Choices):
+        numbers = sorted(value for value in dimension.values if isinstance(value, int | float))
+        # All images at once is the largest batch of all.
+        ordered: list[Scalar] = [*numbers, *([FULL_BATCH] if FULL_BATCH in dimension.values else [])]
+        return list(dict.fromkeys([*ordered[:1], *ordered[-1:]]))
+    kind = int if dimension.integer else float
+    return list(dict.fromkeys((kind(dimension.low), kind(dimension.high))))
+
+
+def _notes(spec: ExperimentSpec, grid_size: int | None) -> list[str]:
+    trials = spec.budget.trials
+    notes = []
+    if not isinstance(spec.pruner, NoPruner):
+        notes.append(f"epochs and time are upper bounds: the pruner `{spec.pruner.name}` will save some")
+    if spec.budget.epochs is not None and spec.budget.epochs < trials * spec.max_epochs():
+        notes.append(f"a study stops starting trials after {spec.budget.epochs:,} epochs")
+    if len(spec.methods) > 1:
+        notes += _comparison_notes(spec, grid_size)
+    for name, settings in spec.methods.items():
+        notes += _method_notes(name, settings, trials)
+    return notes
+
+
+def _comparison_notes(spec: ExperimentSpec, grid_size: int | None) -> list[str]:
+    trials, replicates = spec.budget.trials, spec.replicates
+    notes = []
+    if trials < TRIALS_FOR_A_CLAIM:
+        notes.append(
+            f"{trials} trials per study make a demonstration: "
+            f"a comparison of methods needs {TRIALS_FOR_A_CLAIM} or more"
+        )
+    if replicates < REPLICATES_FOR_A_CLAIM:
+        notes.append(
+            f"too few replicates for a claim: {replicates}, where {REPLICATES_FOR_A_CLAIM} are the least"
+        )
+    if grid_size is not None and grid_size < trials:
+        notes.append(f"the grid has {grid_size} points, fewer than the {trials} trials of other methods")
+    return notes
+
+
+def _method_notes(name: str, settings: MethodSettings, trials: int) -> list[str]:
+    notes = []
+    if isinstance(settings, TpeSettings | GpSettings) and settings.n_startup_trials >= trials:
+        notes.append(
+            f"{name} begins with {settings.n_startup_trials} random trials, "
+            f"so all {trials} of a study are random"
+        )
+    if isinstance(settings, GpSettings):
+        notes.append(f"an ask of {name} costs about {GP_SECONDS_PER_ASK} s once its random trials are done")
+    if settings.adaptive and (settings.in_flight is None or settings.in_flight > MOST_IN_FLIGHT):
+        count = "any number of" if settings.in_flight is None else f"{settings.in_flight}"
+        notes.append(
+            f"{name} runs {count} trials of a study at once: it learns less than with 1 to {MOST_IN_FLIGHT}"
+        )
+    return notes
