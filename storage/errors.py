@@ -1,0 +1,72 @@
+"""Errors of the storage; every message is written for a user and holds no password."""
+
+# ruff: noqa: N818 (the names say what happened: `except ExperimentExists`)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from storage.records import ExperimentRecord
+
+
+class StorageError(Exception):
+    """Base of all errors raised by `storage`."""
+
+    retryable: bool = False
+    """Whether the same call may succeed later without anybody changing anything."""
+
+    def __init__(self, message: str, *, retryable: bool | None = None) -> None:
+        super().__init__(message)
+        if retryable is not None:
+            self.retryable = retryable
+
+
+class DatabaseUnreachable(StorageError):
+    """No connection to the database: nothing listens, it refuses us, or the URL is wrong."""
+
+
+class DatabaseUnsuitable(StorageError):
+    """The database answers but can't be used: too old, a schema from a newer shoal, a missing right."""
+
+
+class EmbeddedError(StorageError):
+    """The embedded Postgres can't be started, stopped or used."""
+
+
+class ExperimentExists(StorageError):
+    """An experiment of that name exists; `existing` is its record."""
+
+    def __init__(self, message: str, existing: ExperimentRecord) -> None:
+        super().__init__(message)
+        self.existing = existing
+
+
+class ExperimentNotFound(StorageError):
+    """No experiment of that name; `near` holds the names that resemble it."""
+
+    def __init__(self, message: str, near: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.near = near
+
+
+class ExperimentBusy(StorageError):
+    """Another controller runs the experiment."""
+
+    retryable = True
+
+
+class StudyNotFound(StorageError):
+    """No experiment holds a study of that name."""
+
+
+class AttemptExists(StorageError):
+    """The trial is already being run by a worker, so a second attempt can't begin."""
+
+
+class AttemptLost(StorageError):
+    """The attempt does not run any more: it ended or was given up, and what it says is refused."""
+
+
+class ValueRefused(StorageError):
+    """A value that the schema forbids: not finite, negative where it can't be, an unknown state."""

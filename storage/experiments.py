@@ -1,0 +1,171 @@
+"""Experiments and their studies: what was asked for, and how far it is."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
+
+from storage.database import Database, constraint_of
+from storage.errors import ExperimentBusy, ExperimentExists, ExperimentNotFound, ValueRefused
+from storage.records import ExperimentRecord, ExperimentState, StudyRecord
+from storage.values import json_text, storable
+
+COLUMNS = "id, name, spec, space_hash, state, stop_requested, created_at, updated_at, environment"
+
+CREATE = f"""
+INSERT INTO shoal.experiments (name, spec, space_hash, environment)
+VALUES (:name, CAST(:spec AS json), :space_hash, CAST(:environment AS json))
+ON CONFLICT (name) DO NOTHING
+RETURNING {COLUMNS}
+"""  # noqa: S608 (only our own constants are put in)
+
+ADD_STUDY = """
+INSERT INTO shoal.experiment_studies (experiment_id, method, replicate, name)
+VALUES (:experiment_id, :method, :replicate, :name)
+ON CONFLICT (experiment_id, method, replicate) DO NOTHING
+"""
+
+GROW = f"""
+UPDATE shoal.experiments SET spec = CAST(:spec AS json), updated_at = now() WHERE id = :id RETURNING {COLUMNS}
+"""  # noqa: S608
+
+SET_STATE = "UPDATE shoal.experiments SET state = :state, updated_at = now() WHERE id = :id"
+
+REQUEST_STOP = "UPDATE shoal.experiments SET stop_requested = :flag, updated_at = now() WHERE id = :id"
+
+Studies = Sequence[tuple[str, int, str]]
+"""Method, replicate and the Optuna study's name, for each study."""
+
+
+class Experiments:
+    """Reads and writes experiments. May be shared by threads."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def create(
+        self,
+        name: str,
+        spec: Mapping[str, Any],
+        space_hash: str,
+        environment: Mapping[str, Any],
+        studies: Studies,
+    ) -> ExperimentRecord:
+        """Store a new experiment together with its studies: all or nothing.
+
+        Raises `ExperimentExists` with the existing record, also for one of two that create it at
+        the same time, and `ValueRefused` for values or study names that can't be stored.
+        """
+        if storable(name) != name:
+            raise ValueRefused(f"the experiment name {name!r} holds characters that can't be stored")
+        values = {
+            "name": name,
+            "spec": json_text(dict(spec)),
+            "space_hash": space_hash,
+            "environment": json_text(dict(environment)),
+        }
+        with self.database.begin() as connection:
+            row = connection.execute(text(CREATE), values).mappings().one_or_none()
+            if row is not None:
+                created = ExperimentRecord(**row)
+                _add_studies(connection, created.id, studies)
+                return created
+        # The one who was quicker has committed by now: the INSERT waited for that.
+        raise ExperimentExists(f"the experiment {name!r} exists", existing=self.get(name))
+
+    def grow(self, experiment_id: int, spec: Mapping[str, Any], studies: Studies) -> ExperimentRecord:
+        """Store a new version of the spec and the studies that it adds; existing studies stay.
+
+        Raises `ExperimentNotFound`, `ValueRefused`.
+        """
+        with self.database.begin() as connection:
+            values = {"id": experiment_id, "spec": json_text(dict(spec))}
+            row = connection.execute(text(GROW), values).mappings().one_or_none()
+            if row is None:
+                raise ExperimentNotFound(f"there is no experiment with id {experiment_id}")
+            _add_studies(connection, experiment_id, studies)
+            return ExperimentRecord(**row)
+
+    def get(self, name: str) -> ExperimentRecord:
+        """The experiment of that name. Raises `ExperimentNotFound`, naming similar ones."""
+        statement = f"SELECT {COLUMNS} FROM shoal.experiments WHERE name = :name"  # noqa: S608
+        with self.database.begin() as connection:
+            row = connection.execute(text(statement), {"name": storable(name)}).mappings().one_or_none()
+            if row is not None:
+                return ExperimentRecord(**row)
+            names = connection.scalars(text("SELECT name FROM shoal.experiments ORDER BY id DESC LIMIT 1000"))
+            near = tuple(difflib.get_close_matches(name, names.all(), n=3))
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ExperimentNotFound(f"there is no experiment {name!r}{hint}", near)
+
+    def list(self) -> list[ExperimentRecord]:
+        """All experiments, oldest first."""
+        statement = f"SELECT {COLUMNS} FROM shoal.experiments ORDER BY id"  # noqa: S608
+        with self.database.begin() as connection:
+            return [ExperimentRecord(**row) for row in connection.execute(text(statement)).mappings()]
+
+    def studies(self, experiment_id: int) -> Sequence[StudyRecord]:
+        """The studies of an experiment, in the order in which they were given."""
+        statement = (
+            "SELECT id, experiment_id, method, replicate, name FROM shoal.experiment_studies "
+            "WHERE experiment_id = :id ORDER BY id"
+        )
+        with self.database.begin() as connection:
+            rows = connection.execute(text(statement), {"id": experiment_id}).mappings()
+            return [StudyRecord(**row) for row in rows]
+
+    def set_state(self, experiment_id: int, state: ExperimentState) -> None:
+        """Store how far it is. Raises `ExperimentNotFound`; `ValueRefused` for an unknown state."""
+        self._update(SET_STATE, id=experiment_id, state=state)
+
+    def request_stop(self, experiment_id: int, flag: bool = True) -> None:
+        """Ask the controller to stop, or take that back. Raises `ExperimentNotFound`."""
+        self._update(REQUEST_STOP, id=experiment_id, flag=flag)
+
+    def stop_requested(self, experiment_id: int) -> bool:
+        """Whether somebody asked it to stop. Raises `ExperimentNotFound`."""
+        statement = "SELECT stop_requested FROM shoal.experiments WHERE id = :id"
+        with self.database.begin() as connection:
+            flag = connection.scalar(text(statement), {"id": experiment_id})
+        if flag is None:
+            raise ExperimentNotFound(f"there is no experiment with id {experiment_id}")
+        return bool(flag)
+
+    @contextmanager
+    def control(self, experiment: ExperimentRecord) -> Iterator[None]:
+        """Be the experiment's only controller until the block or the process ends.
+
+        Raises `ExperimentBusy` at once if somebody else is.
+        """
+        with self.database.lock(f"experiment:{experiment.id}", wait=False) as held:
+            if not held:
+                raise ExperimentBusy(
+                    f"the experiment {experiment.name!r} is being run by another process: wait for it, "
+                    f"or `shoal stop {experiment.name}`"
+                )
+            yield
+
+    def _update(self, statement: str, **values: Any) -> None:
+        with self.database.begin() as connection:
+            found = connection.execute(text(statement), values).rowcount
+        if not found:
+            raise ExperimentNotFound(f"there is no experiment with id {values['id']}")
+
+
+def _add_studies(connection: Connection, experiment_id: int, studies: Studies) -> None:
+    try:
+        for method, replicate, name in studies:
+            values = {"experiment_id": experiment_id, "method": method, "replicate": replicate, "name": name}
+            connection.execute(text(ADD_STUDY), values)
+    except IntegrityError as error:
+        if constraint_of(error) != "experiment_studies_name_unique":
+            raise
+        message = f"the study name {name!r} is already taken by another study"
+    else:
+        return
+    raise ValueRefused(message)

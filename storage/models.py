@@ -1,0 +1,224 @@
+"""Our tables, in the Postgres schema `shoal` beside Optuna's.
+
+No foreign key points at Optuna's tables: its dashboard may delete a study, and what was measured
+stays. The migrations make these tables; a test proves both equal.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, get_args
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from storage.database import SCHEMA
+from storage.records import AttemptState, ExperimentState
+
+EXPERIMENT_NAME, STUDY_NAME, SHORT_NAME = 128, 512, 128
+"""Longest names in characters; Optuna's own study names hold 512."""
+
+
+def one_of(column: str, states: Any) -> str:
+    """A CHECK that a column holds one of a Literal's values."""
+    return f"{column} IN ({', '.join(repr(state) for state in get_args(states))})"
+
+
+def finite(column: str) -> str:
+    """A CHECK that a float is neither infinite nor NaN, which Postgres sorts above infinity; NULL passes."""
+    return f"{column} > '-Infinity' AND {column} < 'Infinity'"
+
+
+def finite_and_not_negative(column: str) -> str:
+    """A CHECK for durations, rates and norms."""
+    return f"{column} >= 0 AND {column} < 'Infinity'"
+
+
+class Base(DeclarativeBase):
+    """All our tables."""
+
+    metadata = MetaData(
+        schema=SCHEMA,
+        naming_convention={
+            "pk": "%(table_name)s_pk",
+            "uq": "%(table_name)s_%(column_0_N_name)s_unique",
+            "fk": "%(table_name)s_%(column_0_N_name)s_exists",
+            "ck": "%(table_name)s_%(constraint_name)s",
+            "ix": "%(table_name)s_%(column_0_N_name)s_index",
+        },
+    )
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy's own name for it)
+        datetime: DateTime(timezone=True),
+        # Not jsonb: the order of keys is kept, so that a spec reads as it was written.
+        dict[str, Any]: JSON,
+        float: Double,
+        str: Text,
+    }
+
+
+class Experiment(Base):
+    """What an experiment file described."""
+
+    __tablename__ = "experiments"
+    __table_args__ = (
+        # Two controllers that start the same file at once create one experiment.
+        UniqueConstraint("name"),
+        CheckConstraint(one_of("state", ExperimentState), name="state_known"),
+        CheckConstraint("name <> ''", name="name_given"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(String(EXPERIMENT_NAME))
+    spec: Mapped[dict[str, Any]]
+    space_hash: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default="created")
+    stop_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    environment: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ExperimentStudy(Base):
+    """One method × replicate. Not called `studies`, which is the name of Optuna's table."""
+
+    __tablename__ = "experiment_studies"
+    __table_args__ = (
+        # An Optuna study's trials are counted for one experiment only.
+        UniqueConstraint("name"),
+        # A method runs each replicate once.
+        UniqueConstraint("experiment_id", "method", "replicate"),
+        CheckConstraint("replicate >= 0", name="replicate_not_negative"),
+        CheckConstraint("name <> '' AND method <> ''", name="names_given"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, Identity(always=True), primary_key=True)
+    experiment_id: Mapped[int] = mapped_column(ForeignKey(Experiment.id, ondelete="CASCADE"))
+    method: Mapped[str] = mapped_column(String(SHORT_NAME))
+    replicate: Mapped[int]
+    name: Mapped[str] = mapped_column(String(STUDY_NAME))
+
+
+class Worker(Base):
+    """A process that runs trials. It lives as long as it holds the advisory lock of its id."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[int] = mapped_column(Integer, Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(String(SHORT_NAME))
+    host: Mapped[str]
+    process: Mapped[int]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]
+    """NULL for a worker that lives or that was killed."""
+
+
+class Attempt(Base):
+    """One time that a worker ran a trial."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (
+        # Numbers say which attempt is the newest; two attempts of one trial can't share one.
+        UniqueConstraint("trial_id", "number"),
+        # A trial is never run by two workers at a time.
+        Index(
+            "attempts_one_running_per_trial",
+            "trial_id",
+            unique=True,
+            postgresql_where=text("state = 'running'"),
+        ),
+        Index("attempts_study_id_index", "study_id"),
+        CheckConstraint(one_of("state", AttemptState), name="state_known"),
+        CheckConstraint("(state = 'running') = (ended_at IS NULL)", name="ended_when_not_running"),
+        CheckConstraint("state <> 'failed' OR reason IS NOT NULL", name="failed_with_reason"),
+        CheckConstraint("number >= 1", name="number_from_one"),
+        CheckConstraint("trial_number >= 0", name="trial_number_not_negative"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey(ExperimentStudy.id, ondelete="CASCADE"))
+    trial_id: Mapped[int]
+    """Optuna's, unique in the database and never used again."""
+    trial_number: Mapped[int]
+    number: Mapped[int]
+    worker_id: Mapped[int] = mapped_column(ForeignKey(Worker.id))
+    state: Mapped[str] = mapped_column(server_default="running")
+    reason: Mapped[str | None]
+    traceback: Mapped[str | None]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]
+
+
+class Epoch(Base):
+    """One point of a trial's curve."""
+
+    __tablename__ = "epochs"
+    __table_args__ = (
+        # Every point was measured by an attempt that is on record.
+        ForeignKeyConstraint(["trial_id", "attempt"], [Attempt.trial_id, Attempt.number], ondelete="CASCADE"),
+        Index("epochs_study_id_index", "study_id"),
+        CheckConstraint("epoch >= 1", name="epoch_from_one"),
+        CheckConstraint(finite("train_loss"), name="train_loss_finite"),
+        CheckConstraint(finite("validation_loss"), name="validation_loss_finite"),
+        CheckConstraint(finite_and_not_negative("gradient_norm"), name="gradient_norm_finite"),
+        CheckConstraint(finite("learning_rate"), name="learning_rate_finite"),
+        CheckConstraint(finite_and_not_negative("seconds"), name="seconds_finite"),
+        CheckConstraint(finite_and_not_negative("images_per_second"), name="images_per_second_finite"),
+    )
+
+    # The key has one point per epoch: an epoch that is run again replaces the one before.
+    trial_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int]
+    study_id: Mapped[int] = mapped_column(ForeignKey(ExperimentStudy.id, ondelete="CASCADE"))
+    trial_number: Mapped[int]
+    train_loss: Mapped[float | None]
+    validation_loss: Mapped[float | None]
+    metrics: Mapped[dict[str, Any]]
+    gradient_norm: Mapped[float | None]
+    learning_rate: Mapped[float]
+    seconds: Mapped[float]
+    images_per_second: Mapped[float]
+    diverged: Mapped[bool]
+
+
+class TestReading(Base):
+    """A reading of the sealed test images. A trigger refuses any change: the log only grows."""
+
+    __test__ = False
+    __tablename__ = "test_readings"
+    __table_args__ = (
+        Index("test_readings_experiment_id_index", "experiment_id"),
+        CheckConstraint("epochs >= 1 AND images >= 1", name="something_read"),
+        CheckConstraint(finite_and_not_negative("seconds"), name="seconds_finite"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, Identity(always=True), primary_key=True)
+    experiment_id: Mapped[int] = mapped_column(ForeignKey(Experiment.id))
+    study_name: Mapped[str] = mapped_column(String(STUDY_NAME))
+    trial_id: Mapped[int]
+    trial_number: Mapped[int]
+    config: Mapped[dict[str, Any]]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    metrics: Mapped[dict[str, Any]]
+    validation: Mapped[dict[str, Any]]
+    epochs: Mapped[int]
+    images: Mapped[int]
+    seconds: Mapped[float]
+    read_at: Mapped[datetime] = mapped_column(server_default=func.now())

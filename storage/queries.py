@@ -1,0 +1,242 @@
+"""Questions about whole experiments, over Optuna's tables and ours; each is one statement.
+
+Optuna is not imported: its schema is read as it is. There an infinite value is NULL with a type
+beside it, a parameter is a float with its distribution as JSON, and times are UTC without a zone.
+Optuna's tables are named without a schema, so that they are found where Optuna finds them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from storage.database import Database, optuna_tables_missing
+from storage.experiments import Experiments
+from storage.records import StudyProgress, StudyRecord, TrialRow, TrialState
+
+STATES: Mapping[str, TrialState] = {
+    "WAITING": "waiting",
+    "RUNNING": "running",
+    "COMPLETE": "complete",
+    "PRUNED": "pruned",
+    "FAIL": "failed",
+}
+"""Optuna's word → ours."""
+
+VALUE = """
+CASE result.value_type WHEN 'INF_POS' THEN float8 'Infinity' WHEN 'INF_NEG' THEN float8 '-Infinity'
+                       ELSE result.value END
+"""
+
+PROGRESS = f"""
+SELECT study.id, study.experiment_id, study.method, study.replicate, study.name,
+       coalesce(counted.waiting, 0) AS waiting, coalesce(counted.running, 0) AS running,
+       coalesce(counted.complete, 0) AS complete, coalesce(counted.pruned, 0) AS pruned,
+       coalesce(counted.failed, 0) AS failed,
+       spent.epochs, spent.seconds, counted.best
+FROM shoal.experiment_studies AS study
+LEFT JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE trial.state = 'WAITING') AS waiting,
+           count(*) FILTER (WHERE trial.state = 'RUNNING') AS running,
+           count(*) FILTER (WHERE trial.state = 'COMPLETE') AS complete,
+           count(*) FILTER (WHERE trial.state = 'PRUNED') AS pruned,
+           count(*) FILTER (WHERE trial.state = 'FAIL') AS failed,
+           CASE WHEN min(direction.direction) = 'MAXIMIZE'
+                THEN max({VALUE}) FILTER (WHERE trial.state = 'COMPLETE')
+                ELSE min({VALUE}) FILTER (WHERE trial.state = 'COMPLETE') END AS best
+    FROM studies AS optuna
+    JOIN trials AS trial ON trial.study_id = optuna.study_id
+    LEFT JOIN study_directions AS direction
+           ON direction.study_id = optuna.study_id AND direction.objective = 0
+    LEFT JOIN trial_values AS result ON result.trial_id = trial.trial_id AND result.objective = 0
+    WHERE optuna.study_name = study.name
+) AS counted ON true
+LEFT JOIN LATERAL (
+    SELECT count(*) AS epochs, coalesce(sum(seconds), 0) AS seconds
+    FROM shoal.epochs WHERE study_id = study.id
+) AS spent ON true
+WHERE study.experiment_id = :experiment_id
+ORDER BY study.id
+"""  # noqa: S608 (only our own constants are put in)
+
+# Parts of the statements below: which trials, with what is asked of Optuna's own row …
+CHOSEN = f"""
+SELECT study.id AS study_order, study.name AS study_name, study.method, study.replicate, trial.number,
+       trial.trial_id, trial.state, {VALUE} AS value,
+       trial.datetime_start AT TIME ZONE 'UTC' AS started_at,
+       trial.datetime_complete AT TIME ZONE 'UTC' AS ended_at,
+       direction.direction
+FROM shoal.experiment_studies AS study
+JOIN studies AS optuna ON optuna.study_name = study.name
+JOIN trials AS trial ON trial.study_id = optuna.study_id
+LEFT JOIN study_directions AS direction ON direction.study_id = optuna.study_id AND direction.objective = 0
+LEFT JOIN trial_values AS result ON result.trial_id = trial.trial_id AND result.objective = 0
+WHERE study.experiment_id = :experiment_id
+  AND (CAST(:method AS text) IS NULL OR study.method = :method)
+"""  # noqa: S608
+
+# … and everything else about them, each gathered in one pass over the chosen trials.
+ROWS = """
+SELECT chosen.study_name, chosen.method, chosen.replicate, chosen.number, chosen.trial_id, chosen.state,
+       chosen.value, coalesce(params.params, '[]') AS params,
+       coalesce(curve.epochs, reported.epochs, 0) AS epochs, coalesce(curve.seconds, 0) AS seconds,
+       coalesce(tried.attempts, 0) AS attempts, noted.reason, tried.reason AS attempt_reason,
+       coalesce(noted.diverged, curve.diverged, false) AS diverged,
+       chosen.started_at, chosen.ended_at
+FROM chosen
+LEFT JOIN (
+    SELECT trial_id, json_agg(json_build_array(param_name, param_value, distribution_json) ORDER BY param_id)
+           AS params
+    FROM trial_params JOIN chosen USING (trial_id) GROUP BY trial_id
+) AS params USING (trial_id)
+LEFT JOIN (
+    SELECT trial_id, max(epoch) AS epochs, sum(seconds) AS seconds, bool_or(diverged) AS diverged
+    FROM shoal.epochs JOIN chosen USING (trial_id) GROUP BY trial_id
+) AS curve USING (trial_id)
+LEFT JOIN (
+    SELECT trial_id, max(step) AS epochs
+    FROM trial_intermediate_values JOIN chosen USING (trial_id) GROUP BY trial_id
+) AS reported USING (trial_id)
+LEFT JOIN (
+    SELECT trial_id, max(attempt.number) AS attempts,
+           (array_agg(reason ORDER BY attempt.number DESC))[1] AS reason
+    FROM shoal.attempts AS attempt JOIN chosen USING (trial_id) GROUP BY trial_id
+) AS tried USING (trial_id)
+LEFT JOIN (
+    SELECT trial_id, max(value_json) FILTER (WHERE key = 'reason') AS reason,
+           bool_or(value_json = 'true') FILTER (WHERE key = 'diverged') AS diverged
+    FROM trial_user_attributes JOIN chosen USING (trial_id)
+    WHERE key IN ('reason', 'diverged') GROUP BY trial_id
+) AS noted USING (trial_id)
+ORDER BY chosen.study_order, chosen.number
+"""
+
+TRIALS = f"""
+WITH chosen AS MATERIALIZED (
+    {CHOSEN} AND (CAST(:state AS text) IS NULL OR CAST(trial.state AS text) = :state)
+    ORDER BY study.id, trial.number LIMIT :limit OFFSET :offset
+)
+{ROWS}
+"""
+
+BEST = f"""
+WITH ranked AS (
+    SELECT *, row_number() OVER (
+        PARTITION BY study_name
+        ORDER BY CASE WHEN direction = 'MAXIMIZE' THEN -value ELSE value END, number
+    ) AS place
+    FROM ({CHOSEN} AND trial.state = 'COMPLETE') AS complete
+),
+chosen AS MATERIALIZED (SELECT * FROM ranked WHERE place = 1)
+{ROWS}
+"""  # noqa: S608
+
+DIRECTION = """
+SELECT direction.direction
+FROM shoal.experiment_studies AS study
+JOIN studies AS optuna ON optuna.study_name = study.name
+JOIN study_directions AS direction ON direction.study_id = optuna.study_id AND direction.objective = 0
+WHERE study.experiment_id = :experiment_id
+LIMIT 1
+"""
+
+Direction: TypeAlias = Literal["maximize", "minimize"]
+"""Whether larger or smaller values are better."""
+
+
+def progress(database: Database, experiment_id: int) -> list[StudyProgress]:
+    """How far every study of an experiment is, in the studies' order."""
+    try:
+        with database.begin() as connection:
+            rows = connection.execute(text(PROGRESS), {"experiment_id": experiment_id}).mappings().all()
+    except DBAPIError as error:
+        if not optuna_tables_missing(error):
+            raise
+        nothing = dict.fromkeys(("waiting", "running", "complete", "pruned", "failed", "epochs"), 0)
+        studies = Experiments(database).studies(experiment_id)
+        return [StudyProgress(study=study, **nothing, seconds=0.0, best=None) for study in studies]
+    return [_progress(dict(row)) for row in rows]
+
+
+def trials(
+    database: Database,
+    experiment_id: int,
+    *,
+    method: str | None = None,
+    state: TrialState | None = None,
+    limit: int | None = None,
+    offset: int = 0,
+) -> list[TrialRow]:
+    """The trials of an experiment, by study and number; `limit` and `offset` page through them."""
+    words = {ours: optunas for optunas, ours in STATES.items()}
+    values = {
+        "experiment_id": experiment_id,
+        "method": method,
+        "state": words[state] if state is not None else None,
+        "limit": limit,
+        "offset": offset,
+    }
+    return _rows(database, TRIALS, values)
+
+
+def best(database: Database, experiment_id: int, *, method: str | None = None) -> list[TrialRow]:
+    """The best complete trial of every study that has one, the earlier one of equals."""
+    return _rows(database, BEST, {"experiment_id": experiment_id, "method": method})
+
+
+def direction(database: Database, experiment_id: int) -> Direction | None:
+    """Whether larger or smaller values are better in an experiment's studies; None before they are made."""
+    try:
+        with database.begin() as connection:
+            found = connection.scalar(text(DIRECTION), {"experiment_id": experiment_id})
+    except DBAPIError as error:
+        if optuna_tables_missing(error):
+            return None
+        raise
+    return None if found is None else "maximize" if found == "MAXIMIZE" else "minimize"
+
+
+def decode_parameter(value: float, distribution: str) -> Any:
+    """A parameter's value from what Optuna stores: a float, and the distribution as JSON."""
+    kind, choices = _describe(distribution)
+    if kind.startswith("categorical"):
+        return choices[int(value)]
+    return int(value) if kind.startswith("int") else float(value)
+
+
+@lru_cache(maxsize=4096)
+def _describe(distribution: str) -> tuple[str, tuple[Any, ...]]:
+    """A distribution's kind and choices; the same few texts come back for every trial."""
+    described = json.loads(distribution)
+    attributes = described.get("attributes", described)
+    kind = str(described.get("name", described.get("type", ""))).lower()
+    return kind, tuple(attributes.get("choices", ()))
+
+
+def _rows(database: Database, statement: str, values: dict[str, Any]) -> list[TrialRow]:
+    try:
+        with database.begin() as connection:
+            return [_trial(dict(row)) for row in connection.execute(text(statement), values).mappings()]
+    except DBAPIError as error:
+        if optuna_tables_missing(error):
+            return []
+        raise
+
+
+def _progress(row: dict[str, Any]) -> StudyProgress:
+    fields = ("id", "experiment_id", "method", "replicate", "name")
+    study = StudyRecord(**{field: row.pop(field) for field in fields})
+    return StudyProgress(study=study, **row)
+
+
+def _trial(row: dict[str, Any]) -> TrialRow:
+    noted, of_attempt = row.pop("reason"), row.pop("attempt_reason")
+    reason = str(json.loads(noted)) if noted is not None else of_attempt
+    params = {name: decode_parameter(value, kind) for name, value, kind in row.pop("params")}
+    state = STATES[row.pop("state")]
+    return TrialRow(**row, params=params, reason=reason, state=state)

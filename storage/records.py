@@ -1,0 +1,164 @@
+"""What the storage hands out: frozen values, detached from any connection. All times are UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+ExperimentState: TypeAlias = Literal["created", "running", "stopped", "finished", "failed"]
+"""created → running → stopped | finished | failed, and from each of these back to running (resume)."""
+
+AttemptState: TypeAlias = Literal["running", "complete", "pruned", "failed", "released", "lost"]
+"""running → one of the others, for good. `released`: given back on purpose (interrupted), counts
+for nothing; `lost`: its worker is gone."""
+
+TrialState: TypeAlias = Literal["waiting", "running", "complete", "pruned", "failed"]
+"""Optuna's states in our words; its FAIL is `failed`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentRecord:
+    """What an experiment file described, and how far it is."""
+
+    id: int
+    name: str
+    spec: Mapping[str, Any]
+    space_hash: str
+    """Of everything that must not change between runs of one name."""
+    state: ExperimentState
+    stop_requested: bool
+    created_at: datetime
+    updated_at: datetime
+    environment: Mapping[str, Any]
+    """Versions and hardware of the controller that created it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecord:
+    """One method × replicate; `name` is the Optuna study's."""
+
+    id: int
+    experiment_id: int
+    method: str
+    replicate: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One time that a worker ran a trial."""
+
+    id: int
+    study_name: str
+    trial_number: int
+    trial_id: int
+    number: int
+    """From 1, without gaps, per trial."""
+    worker: str
+    state: AttemptState
+    reason: str | None
+    traceback: str | None
+    started_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbandonedTrial:
+    """A trial that Optuna's table calls running although no live worker runs it."""
+
+    study_name: str
+    trial_number: int
+    trial_id: int
+    attempt: AttemptRecord | None
+    """The newest one; None for a trial whose worker went between asking and beginning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """One point of a trial's curve. None stands for a number that was not finite."""
+
+    study_name: str
+    trial_number: int
+    trial_id: int
+    attempt: int
+    epoch: int
+    """From 1; Optuna's step."""
+    train_loss: float | None
+    validation_loss: float | None
+    metrics: Mapping[str, float]
+    gradient_norm: float | None
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+    diverged: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyProgress:
+    """How far a study is: trials by state, and what they cost and found."""
+
+    study: StudyRecord
+    waiting: int
+    running: int
+    complete: int
+    pruned: int
+    failed: int
+    epochs: int
+    """Trained so far, by trials in any state; an epoch that was run again counts once."""
+    seconds: float
+    """Device seconds of those epochs."""
+    best: float | None
+    """The best value of a complete trial in the study's direction; None if there is none."""
+
+    @property
+    def trials(self) -> int:
+        """All trials, in whatever state."""
+        return self.waiting + self.running + self.complete + self.pruned + self.failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRow:
+    """One trial with everything a table of trials shows."""
+
+    study_name: str
+    method: str
+    replicate: int
+    number: int
+    trial_id: int
+    state: TrialState
+    value: float | None
+    params: Mapping[str, Any]
+    """In the order in which they were suggested; categorical ones as their choice."""
+    epochs: int
+    seconds: float
+    attempts: int
+    reason: str | None
+    """Why it failed, or why its newest attempt ended without a result."""
+    diverged: bool
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestReading:
+    """One reading of the sealed test images: a config trained once and scored on them."""
+
+    __test__ = False  # not a test class, whatever pytest makes of the name
+
+    id: int
+    experiment_id: int
+    study_name: str
+    trial_id: int
+    trial_number: int
+    config: Mapping[str, Any]
+    seed: int
+    metrics: Mapping[str, float]
+    """On the test images."""
+    validation: Mapping[str, float] = field(default_factory=dict)
+    """Of the same training, on the validation images."""
+    epochs: int
+    images: int
+    seconds: float
+    read_at: datetime

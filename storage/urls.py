@@ -1,0 +1,112 @@
+"""Database URLs: which are accepted, how they look without their password, why one can't be reached."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from storage.errors import DatabaseUnreachable
+
+URL_VARIABLE = "SHOAL_DATABASE_URL"
+EXAMPLE = "postgresql://user:password@host:5432/database"
+DRIVER = "postgresql+psycopg2"
+SCHEMES = ("postgresql", "postgres", DRIVER)
+
+HIDDEN = "***"
+SECRET_OPTIONS = re.compile(r"(?i)\b((?:ssl)?password|passfile|sslkey)=[^&\s]*")
+
+REMEDIES = (
+    ("password authentication failed", "the server refuses this user or password", "check both", False),
+    ("does not exist", "there is no such database or user", "create it on the server", False),
+    ("no password supplied", "the server wants a password", "put it into the URL", False),
+    ("no pg_hba.conf entry", "the server does not admit this user from here", "ask who runs it", False),
+    ("Connection refused", "nothing listens at that host and port", "is the server running?", True),
+    ("could not translate host name", "no such host", "check the host's name", False),
+    ("timeout expired", "no answer", "check host, port and firewall", True),
+    ("Network is unreachable", "the network is unreachable", "check the host and your network", True),
+    ("No route to host", "no route to the host", "check the host and your network", True),
+    ("too many clients", "the server has no connection left", "try again, or raise max_connections", True),
+    ("connection slots", "the server has no connection left", "try again, or raise max_connections", True),
+    ("the database system is", "the server is starting or stopping", "try again", True),
+    ("server closed the connection", "the server closed the connection", "try again", True),
+    ("terminating connection", "the server ended the connection", "try again", True),
+    ("SSL", "no agreement on encryption", "check `sslmode` in the URL", False),
+)
+"""What the driver says → what it means, what to do, and whether trying again may help."""
+
+
+def resolve_url(url: str | None = None) -> str:
+    """The URL to use: the argument, else `$SHOAL_DATABASE_URL`, else the embedded server's, started.
+
+    Raises `DatabaseUnreachable` for a URL that is not Postgres', `EmbeddedError` if ours can't start.
+    """
+    given = url if url is not None else os.environ.get(URL_VARIABLE) or None
+    if given is not None:
+        return canonical(given)
+    from storage.embedded import EmbeddedPostgres
+
+    return EmbeddedPostgres().start()
+
+
+def canonical(url: str) -> str:
+    """The same URL with the driver named, as SQLAlchemy and Optuna take it; password included."""
+    return parse(url).render_as_string(hide_password=False)
+
+
+def parse(url: str) -> URL:
+    """Check and parse a URL. Raises `DatabaseUnreachable` without quoting the password."""
+    scheme, separator, _ = url.strip().partition("://")
+    if not separator:
+        raise DatabaseUnreachable(f"that is no database URL; one looks like {EXAMPLE}")
+    if scheme not in SCHEMES:
+        raise DatabaseUnreachable(
+            f"{mask(url)}: only Postgres can be used ({', '.join(f'{known}://' for known in SCHEMES)}); "
+            f"leave the URL out to use the embedded one"
+        )
+    try:
+        parsed = make_url(url.strip()).set(drivername=DRIVER)
+        understood = "@" not in (parsed.host or "") and "@" not in (parsed.database or "")
+    except (ArgumentError, ValueError):
+        understood = False
+    if not understood:
+        raise DatabaseUnreachable(
+            f"{mask(url)} can't be read; a URL looks like {EXAMPLE}, and special characters in the "
+            "password are written as %40 for @, %2F for /, %3A for :"
+        )
+    return parsed
+
+
+def mask(url: str) -> str:
+    """The URL fit for a message: whatever may be a password is replaced.
+
+    Up to the last @ everything after the user counts as password, so that one with an
+    unescaped @ or / doesn't show in part.
+    """
+    scheme, separator, rest = url.strip().partition("://")
+    if not separator:
+        return HIDDEN
+    login, at, place = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    shown = f"{user}:{HIDDEN}" if colon else user
+    return SECRET_OPTIONS.sub(rf"\1={HIDDEN}", f"{scheme}://{shown}{at}{place}")
+
+
+def unreachable(url: str, driver_message: str) -> DatabaseUnreachable:
+    """The error for a failed connection; its text is ours and one line of the driver's, scrubbed."""
+    line = next((line.strip() for line in driver_message.splitlines() if line.strip()), "no reason given")
+    known = [entry[1:] for entry in REMEDIES if entry[0] in driver_message]
+    meaning, remedy, retryable = known[0] if known else (scrub(url, line), "check the URL", False)
+    return DatabaseUnreachable(
+        f"can't reach the database {mask(url)}: {meaning}; {remedy} "
+        f"(`--database` or {URL_VARIABLE}; without them the embedded Postgres is used)",
+        retryable=retryable,
+    )
+
+
+def scrub(url: str, text: str) -> str:
+    """`text` without the URL's password, in case somebody's message quotes it."""
+    password = make_url(url).password
+    return text.replace(str(password), HIDDEN) if password else text

@@ -1,0 +1,101 @@
+"""Fixtures for all tests: a Postgres for the session, a fresh database for each test, real data."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+from psycopg2 import sql
+from sqlalchemy.engine import make_url
+
+from storage.database import URL_VARIABLE, Database
+from storage.embedded import HOME_VARIABLE, EmbeddedPostgres
+from storage.optuna_storage import close_optuna_storage, open_optuna_storage
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shoal_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """SHOAL_HOME in a temporary folder: no test touches a developer's own server or database.
+
+    A server that any test starts there, by leaving out a database's URL, is stopped at the end.
+    """
+    home = tmp_path_factory.mktemp("shoal-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HOME_VARIABLE, str(home))
+        patch.delenv(URL_VARIABLE, raising=False)
+        yield home
+        EmbeddedPostgres().stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(shoal_home: Path) -> str:
+    """The URL of the session's embedded Postgres; its database is for nobody's use but `shoal_home`'s."""
+    return EmbeddedPostgres(shoal_home / "postgres", durable=False).start()
+
+
+def on_server(url: str, statement: str, *names: str) -> None:
+    """Run one statement outside a transaction, with quoted identifiers filled in."""
+    parsed = make_url(url).set(drivername="postgresql")
+    connection = psycopg2.connect(parsed.render_as_string(hide_password=False))
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+    finally:
+        connection.close()
+
+
+def database_named(url: str, name: str) -> str:
+    """The same URL with another database."""
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def empty_database_url(postgres_url: str) -> Iterator[str]:
+    """A fresh database without any table."""
+    name = f"test_{uuid.uuid4().hex}"
+    on_server(postgres_url, "CREATE DATABASE {}", name)
+    yield database_named(postgres_url, name)
+    on_server(postgres_url, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_url: str) -> str:
+    """The name of a database with our tables and Optuna's, for cloning."""
+    name = f"template_{os.getpid()}"
+    on_server(postgres_url, "CREATE DATABASE {}", name)
+    url = database_named(postgres_url, name)
+    with Database(url) as database:
+        database.migrate()
+    close_optuna_storage(open_optuna_storage(url))
+    return name
+
+
+@pytest.fixture
+def database_url(postgres_url: str, template_database: str) -> Iterator[str]:
+    """A fresh database with our tables and Optuna's, empty."""
+    name = f"test_{uuid.uuid4().hex}"
+    on_server(postgres_url, "CREATE DATABASE {} TEMPLATE {}", name, template_database)
+    yield database_named(postgres_url, name)
+    on_server(postgres_url, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """An open `Database` on a fresh database."""
+    with Database(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with real datasets beside the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no datasets in {SHARED_DATA}")
+    return SHARED_DATA
