@@ -18,6 +18,15 @@ Scalar: TypeAlias = bool | int | float | str
 FULL_BATCH = "full"
 """The batch size that means plain gradient descent: one step per epoch over all training images."""
 
+CHOICES = {
+    "loss": "cross_entropy",
+    "regulariser": "l2",
+    "optimizer": "sgd",
+    "schedule": "constant",
+    "model": "cnn",
+}
+"""The parts of a config that name an entry of a registry and may carry options, each with its default entry."""
+
 
 class ObjectiveError(Exception):
     """Base of all errors raised by `objectives`; the message is written for a user."""
@@ -50,19 +59,19 @@ class TrialConfig:
     `OPTIMIZERS`, `SCHEDULES`, `MODELS`).
     """
 
-    loss: Choice = Choice("cross_entropy")
-    regulariser: Choice = Choice("l2")
+    loss: Choice = Choice(CHOICES["loss"])
+    regulariser: Choice = Choice(CHOICES["regulariser"])
     strength: float = 0.0
     """λ, the strength of the regulariser, ≥ 0; written `lambda` in files and studies."""
-    optimizer: Choice = Choice("sgd")
+    optimizer: Choice = Choice(CHOICES["optimizer"])
     learning_rate: float = 0.1
     batch_size: int | None = 64
     """Images per step; None takes all training images in one step (`full`)."""
-    schedule: Choice = Choice("constant")
+    schedule: Choice = Choice(CHOICES["schedule"])
     epochs: int = 10
     augment: Mapping[str, Scalar] = field(default_factory=dict)
     """Augmentation name → its strength; an augmentation left out is off."""
-    model: Choice = Choice("cnn")
+    model: Choice = Choice(CHOICES["model"])
     class_weights: str = "none"
     """`none`, or `balanced`: each class weighs inversely to its count, mean weight 1 over the images."""
 
@@ -89,15 +98,10 @@ class TrialConfig:
         if fields.get("batch_size") == FULL_BATCH:
             fields["batch_size"] = None
         for group in CHOICES:
-            default: Choice = cls.__dataclass_fields__[group].default
-            name = str(values.get(group, default.name))
-            fields[group] = Choice(name, options[group])
+            fields[group] = Choice(str(values.get(group, CHOICES[group])), options[group])
         fields["augment"] = options["augment"]
         return cls(**fields)  # type: ignore[arg-type]
 
-
-CHOICES = ("loss", "regulariser", "optimizer", "schedule", "model")
-"""The parts of a config that name an entry of a registry and may carry options."""
 
 FIELDS = {
     "lambda": "strength",
