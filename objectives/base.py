@@ -25,7 +25,7 @@ CHOICES = {
     "schedule": "constant",
     "model": "cnn",
 }
-"""The parts of a config that name an entry of a registry and may carry options, each with its default entry."""
+"""The parts of a config that name an entry of a registry and may carry options → their default entry."""
 
 
 class ObjectiveError(Exception):
@@ -97,8 +97,8 @@ class TrialConfig:
                 raise ObjectiveError(f"{key!r} is not part of a trial's config")
         if fields.get("batch_size") == FULL_BATCH:
             fields["batch_size"] = None
-        for group in CHOICES:
-            fields[group] = Choice(str(values.get(group, CHOICES[group])), options[group])
+        for group, default in CHOICES.items():
+            fields[group] = Choice(str(values.get(group, default)), options[group])
         fields["augment"] = options["augment"]
         return cls(**fields)  # type: ignore[arg-type]
 

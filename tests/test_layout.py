@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: where packages lie, what the README says, why a dependency is there."""
+"""The house rules that a machine can check: where packages lie, what the README says, why we depend."""
 
 from __future__ import annotations
 
