@@ -1,0 +1,82 @@
+"""Workers and whole runs in processes of their own, for tests that kill them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from search.crew import Assignment, work
+from storage.database import URL_VARIABLE
+
+ROOT = Path(__file__).parents[2]
+
+
+def work_in_process(assignment: Assignment, worker: str) -> None:
+    """Target for `multiprocessing`: one worker until nothing is left."""
+    work(assignment, worker, threading.Event())
+
+
+def start_run(
+    url: str, spec: dict[str, Any], *, trainer: str, workers: int = 0, **environment: str
+) -> subprocess.Popen[str]:
+    """`run_experiment` in a process group of its own, as a shell starts it; `workers` 0: in-process.
+
+    Its last line of output is the outcome as JSON.
+    """
+    arguments = json.dumps({"spec": spec, "trainer": trainer, "workers": workers})
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "tests.contracts.processes", arguments],
+        cwd=ROOT,
+        env=os.environ | {URL_VARIABLE: url} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def outcome_of(run: subprocess.Popen[str], timeout: float = 120) -> dict[str, Any]:
+    """Wait for a run to end by itself."""
+    out, err = run.communicate(timeout=timeout)
+    assert run.returncode == 0, err
+    outcome: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return outcome
+
+
+def until(
+    condition: Callable[[], Any], *, run: subprocess.Popen[str] | None = None, seconds: float = 90
+) -> None:
+    """Poll until something is so; fail if it takes too long, or if `run` ends first."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        if run is not None and run.poll() is not None:
+            raise AssertionError(f"the run ended first: {run.communicate()}")
+        time.sleep(0.02)
+
+
+def _main() -> None:
+    from search.controller import run_experiment
+    from search.spec import ExperimentSpec
+
+    arguments = json.loads(sys.argv[1])
+    outcome = run_experiment(
+        ExperimentSpec.from_json(arguments["spec"]),
+        workers=arguments["workers"] or None,
+        in_process=not arguments["workers"],
+        device="cpu",
+        trainer=arguments["trainer"],
+        on_event=lambda event: print(event, file=sys.stderr),
+    )
+    print(json.dumps({"state": outcome.state, "reason": outcome.reason, "ray": "ray" in sys.modules}))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,333 @@
+"""The controller: its decisions, and whole runs in this process on the fake engine."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from search import controller as module
+from search.controller import Controller, Interruption, Move, find_or_create, next_move, run_experiment
+from search.crew import Assignment, Departure, StopSign, ThreadCrew, trainer
+from search.events import Event, Preparing, Progress, Started, Stopping, Trouble
+from search.spec import ExperimentSpec
+from storage.curves import Curves
+from storage.database import Database
+from storage.errors import ExperimentBusy, ExperimentExists
+from storage.experiments import Experiments
+from tests.contracts.experiments import Running, prepared, small_spec
+from tests.contracts.fake_engine import FAKE, FOUR_SLOTS, LOG_VARIABLE, SECONDS_VARIABLE
+
+
+class TestNextMove:
+    def _move(self, **seen: Any) -> Move:
+        usual = {
+            "signals": 0,
+            "stopping": False,
+            "deaths": 0,
+            "alive": 2,
+            "gone": 0,
+            "running": 2,
+            "work_left": False,
+        }
+        return next_move(**usual | seen)
+
+    def test_watch_while_somebody_works(self) -> None:
+        assert self._move() is Move.WATCH
+        assert self._move(alive=0, running=1) is Move.WATCH, "workers of a dead controller"
+
+    def test_finish_when_nothing_runs_and_nothing_is_left(self) -> None:
+        assert self._move(alive=0, running=0) is Move.FINISH
+
+    def test_hire_for_those_who_went_and_for_what_is_left(self) -> None:
+        assert self._move(gone=1) is Move.HIRE
+        assert self._move(alive=0, running=0, work_left=True) is Move.HIRE
+
+    def test_nobody_is_hired_while_stopping(self) -> None:
+        assert self._move(stopping=True, gone=1) is Move.WATCH
+        assert self._move(stopping=True, gone=2, alive=0, running=0) is Move.STOP
+
+    def test_second_signal_kills(self) -> None:
+        assert self._move(signals=1, stopping=True) is Move.WATCH
+        assert self._move(signals=2, stopping=True) is Move.KILL
+
+    def test_give_up_after_deaths_in_a_row(self) -> None:
+        assert self._move(deaths=module.MAX_DEATHS, gone=1) is Move.GIVE_UP
+        assert self._move(deaths=module.MAX_DEATHS - 1, gone=1) is Move.HIRE
+
+
+@pytest.fixture(autouse=True)
+def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
+
+
+def _run(url: str, spec: ExperimentSpec | None = None, events: list[Event] | None = None, **options: Any):
+    seen = events if events is not None else []
+    options = {"trainer": FAKE, "in_process": True} | options
+    return run_experiment(spec or small_spec(), url, on_event=seen.append, **options)
+
+
+@pytest.fixture
+def running(database: Database) -> Iterator[Running]:
+    """Opened after a run, to look at what it left."""
+    with prepared(database, small_spec()) as made:
+        yield made
+
+
+class TestRun:
+    def test_from_nothing_to_finished(self, database: Database) -> None:
+        events: list[Event] = []
+        outcome = _run(database.url, events=events)
+        assert (outcome.state, outcome.reason, outcome.resumed) == ("finished", "", False)
+        assert [type(event) for event in events[:3]] == [Preparing, Progress, Started]
+        assert [(row.complete, row.trials) for row in outcome.studies] == [(6, 6), (6, 6)]
+        last = [event for event in events if isinstance(event, Progress)][-1]
+        assert (last.ended, last.trials) == (12, 12)
+        experiment = Experiments(database).get("small")
+        assert experiment.state == "finished"
+        assert len(Curves(database).of_experiment(experiment.id)) == 36
+        assert set(experiment.environment["versions"]) >= {"torch", "optuna", "shoal"}
+
+    def test_many_slots_give_the_same_trials(self, database: Database) -> None:
+        _run(database.url, small_spec(experiment="one"))
+        _run(database.url, small_spec(experiment="four"), trainer=FOUR_SLOTS)
+        curves = {}
+        for name in ("one", "four"):
+            points = Curves(database).of_experiment(Experiments(database).get(name).id)
+            curves[name] = {
+                (point.study_name.removeprefix(name), point.trial_number, point.epoch): point.metrics
+                for point in points
+                if "random" in point.study_name
+            }
+        assert curves["one"] == curves["four"]
+
+    def test_again_runs_nothing_twice(self, database: Database) -> None:
+        _run(database.url)
+        outcome = _run(database.url)
+        assert (outcome.state, outcome.resumed) == ("finished", True)
+        assert sum(row.trials for row in outcome.studies) == 12
+
+    def test_growth_adds_trials_replicates_and_methods(self, database: Database) -> None:
+        _run(database.url)
+        grown = small_spec(
+            budget={"trials": 8}, replicates=2, methods={"grid": {}, "random": {"in_flight": 1}, "tpe": {}}
+        )
+        outcome = _run(database.url, grown)
+        assert {row.study.name: row.complete for row in outcome.studies} == {
+            "small/grid/0": 6,
+            "small/random/0": 8,
+            "small/tpe/0": 8,
+            "small/grid/1": 6,
+            "small/random/1": 8,
+            "small/tpe/1": 8,
+        }
+
+    def test_another_space_under_the_same_name_is_refused(self, database: Database) -> None:
+        _run(database.url)
+        with pytest.raises(ExperimentExists, match=r"seed: was 3 .* now it is 4") as refused:
+            _run(database.url, small_spec(seed=4))
+        assert refused.value.existing.name == "small"
+        assert Experiments(database).get("small").spec["seed"] == 3
+
+    def test_second_controller_is_refused(self, database: Database) -> None:
+        spec = small_spec()
+        experiment, _ = find_or_create(Experiments(database), spec)
+        with (
+            Experiments(database).control(experiment),
+            pytest.raises(ExperimentBusy, match="another process"),
+        ):
+            _run(database.url, small_spec(budget={"trials": 50}))
+        assert Experiments(database).get("small").spec["budget"]["trials"] == 6
+
+    def test_bayesian_in_flight_one_is_sequential(self, database: Database) -> None:
+        spec = small_spec(methods={"tpe": {"n_startup_trials": 3}}, budget={"trials": 8})
+        _run(database.url, spec, trainer=FOUR_SLOTS)
+        with prepared(database, spec) as running:
+            trials = running.trials("tpe")
+        assert all(
+            before.datetime_complete <= after.datetime_start for before, after in itertools.pairwise(trials)
+        )
+
+
+SPACE = {"loss": ["cross_entropy"], "learning_rate": [0.01, 0.1, 1.0]}
+
+
+class TestTrouble:
+    def _spec(self, *losses: str, **changes: Any) -> ExperimentSpec:
+        sections = {
+            "space": SPACE | {"loss": [*SPACE["loss"], *losses]},
+            "methods": {"grid": {}},
+        }
+        return small_spec(**sections | changes)
+
+    def test_failing_trials_are_data(self, database: Database) -> None:
+        spec = self._spec("raises", "memory", "diverges")
+        outcome = _run(database.url, spec)
+        assert outcome.state == "finished"
+        (row,) = outcome.studies
+        assert (row.complete, row.failed, row.trials) == (6, 6, 12)
+        with prepared(database, spec) as running:
+            by_loss: dict[str, list[Any]] = {}
+            for trial in running.trials("grid"):
+                by_loss.setdefault(trial.params["loss"], []).append(trial)
+        assert {trial.user_attrs["reason"] for trial in by_loss["raises"]} == {"it raises"}
+        assert {trial.state for trial in by_loss["memory"]} == {TrialState.FAIL}
+        for trial in by_loss["diverges"]:
+            assert (trial.state, trial.value, trial.last_step) == (TrialState.COMPLETE, 0.0, 2)
+            assert trial.user_attrs["diverged"]
+        assert row.best == max(trial.value for trial in by_loss["cross_entropy"])
+
+    def test_workers_that_cannot_start(self, database: Database) -> None:
+        events: list[Event] = []
+        outcome = _run(database.url, events=events, trainer="tests.contracts.fake_engine:Missing")
+        assert outcome.state == "failed"
+        assert "workers died 3 times without progress: AttributeError" in outcome.reason
+        assert sum(isinstance(event, Trouble) for event in events) == 3
+        assert Experiments(database).get("small").state == "failed"
+
+    def test_unknown_trainer(self) -> None:
+        with pytest.raises(KeyError, match="nowhere"):
+            trainer("nowhere")
+
+
+class TestStop:
+    def test_asked_from_elsewhere_then_resumed(
+        self, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`shoal stop`: epochs end, trials are given back; going on trains no epoch twice."""
+        log = tmp_path / "epochs.log"
+        monkeypatch.setenv(LOG_VARIABLE, str(log))
+        monkeypatch.setenv(SECONDS_VARIABLE, "0.05")
+        experiments = Experiments(database)
+        events: list[Event] = []
+
+        def stop_soon(event: Event) -> None:
+            events.append(event)
+            if isinstance(event, Progress) and any(row.epochs > 4 for row in event.studies):
+                experiments.request_stop(experiments.get("small").id)
+
+        outcome = run_experiment(
+            small_spec(), database.url, in_process=True, trainer=FOUR_SLOTS, on_event=stop_soon
+        )
+        assert outcome.state == "stopped"
+        assert any(isinstance(event, Stopping) for event in events)
+        assert sum(row.running for row in outcome.studies) == 0
+        assert experiments.get("small").state == "stopped"
+        first = len(log.read_text().splitlines())
+        assert 0 < first < 36
+        outcome = _run(database.url, trainer=FOUR_SLOTS)
+        assert outcome.state == "finished"
+        lines = log.read_text().splitlines()
+        assert len(lines) == len(set(lines)) == 36
+
+    def test_signals_are_counted_and_put_back(self) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        interruption = Interruption()
+        with interruption.listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interruption.count == 2
+        assert interruption.name == "SIGTERM"
+        assert signal.getsignal(signal.SIGTERM) is before
+
+    def test_elsewhere_than_in_the_main_thread_signals_are_left_alone(self) -> None:
+        seen = []
+
+        def listen() -> None:
+            with Interruption().listening():
+                seen.append("ran")
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        thread.join()
+        assert seen == ["ran"]
+
+
+class ScriptedCrew:
+    """Workers that leave as a script says, one entry per look."""
+
+    size = 2
+
+    def __init__(self, *looks: list[str | None]) -> None:
+        self.looks = list(looks)
+        self.hired: list[str] = []
+        self.dismissed = self.closed = False
+
+    def hire(self, worker: str) -> None:
+        self.hired.append(worker)
+
+    def departures(self, timeout: float) -> list[Departure]:
+        if self.dismissed or not self.looks:
+            return []
+        return [
+            Departure(self.hired[0], ending, "" if ending else "its process died")
+            for ending in self.looks.pop(0)
+        ]
+
+    def dismiss(self) -> None:
+        self.dismissed = True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class TestSupervision:
+    def _outcome(self, running: Running, crew: ScriptedCrew):
+        return Controller(
+            running.database, running.storage, running.experiment, running.spec, resumed=False, on_event=print
+        ).run(lambda: crew)
+
+    def test_dead_workers_are_replaced_until_it_leads_nowhere(self, running: Running) -> None:
+        crew = ScriptedCrew([None], [None, None], [None])
+        outcome = self._outcome(running, crew)
+        assert outcome.state == "failed"
+        assert outcome.reason == "workers died 3 times without progress: its process died"
+        assert len(crew.hired) == 2 + 1 + 2
+        assert crew.dismissed
+        assert crew.closed
+
+    def test_workers_that_leave_work_undone_are_not_hired_for_ever(self, running: Running) -> None:
+        crew = ScriptedCrew(["exhausted", "exhausted"], ["exhausted"], ["exhausted"], ["exhausted"])
+        assert self._outcome(running, crew).state == "failed"
+
+    def test_no_more_workers_than_trials_at_a_time(self, database: Database) -> None:
+        with prepared(database, small_spec(methods={"tpe": {}})) as running:
+            crew = ScriptedCrew([None], [None], [None])
+            self._outcome(running, crew)
+            assert len(crew.hired) == 1 + 2
+
+
+def test_a_worker_in_a_thread_reports_what_ended_it(database_url: str) -> None:
+    crew = ThreadCrew(Assignment(database_url, "missing", FAKE, "cpu"))
+    assert crew.departures(0) == []
+    crew.hire("w")
+    (left,) = crew.departures(60)
+    assert (left.worker, left.ending) == ("w", None)
+    assert "there is no experiment 'missing'" in left.reason
+    assert crew.departures(0) == []
+
+
+def test_the_database_is_not_asked_all_the_time_whether_to_stop() -> None:
+    asked: list[bool] = []
+
+    def requested() -> bool:
+        asked.append(True)
+        return False
+
+    interrupted = threading.Event()
+    sign = StopSign(interrupted, requested)
+    assert not any(sign() for _ in range(100))
+    assert len(asked) == 1
+    interrupted.set()
+    assert sign()
+
+
+def test_an_assignment_does_not_show_its_url() -> None:
+    assert "secret" not in repr(Assignment("postgresql://u:secret@h/d", "e", "plain", "cpu"))
