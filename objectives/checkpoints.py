@@ -1,0 +1,90 @@
+"""A trial's state at the end of an epoch, in a file that is whole or not there.
+
+What can't be used (absent, damaged, of another trial) is not an error: the trial starts anew, and its curve
+is the same, for it depends on its seed alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from objectives.base import Choice, DataSpec, EpochReport, TrialStart
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Changes when older files can no longer be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a file holds."""
+
+    fingerprint: str
+    """Of the trial and its data: see `fingerprint`."""
+    report: EpochReport
+    """Of the epoch that the trial is at the end of."""
+    state: Mapping[str, Any]
+    """Tensors and plain values, as the engine that wrote them reads them."""
+
+
+def fingerprint(start: TrialStart, data: DataSpec) -> str:
+    """A hash of all that decides a trial's curve: config, seeds, and which images (not where they lie)."""
+    config = {name: _plain(getattr(start.config, name)) for name in start.config.__dataclass_fields__}
+    images = (data.name, data.validation, data.image_size, data.limit)
+    text = json.dumps([FORMAT, config, start.seed, start.split_seed, images], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, replacing one that is there only when the new one is safely on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "fingerprint": checkpoint.fingerprint,
+        "report": asdict(checkpoint.report),
+        "state": dict(checkpoint.state),
+    }
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    aside = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load(path: Path, expected: str) -> Checkpoint | None:
+    """The checkpoint at `path`, its tensors on the CPU, if its fingerprint is the expected one.
+
+    None, with a warning in the log, for every other file and for none.
+    """
+    try:
+        # `weights_only`: nothing in the file is executed, wherever it may come from.
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = Checkpoint(content["fingerprint"], EpochReport(**content["report"]), content["state"])
+    except Exception as error:  # noqa: BLE001 (damage shows as almost any kind of exception)
+        logger.warning("checkpoint %s can't be read, the trial starts anew: %s", path, error)
+        return None
+    if checkpoint.fingerprint != expected:
+        logger.warning("checkpoint %s is of another trial, this one starts anew", path)
+        return None
+    return checkpoint
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Choice):
+        return [value.name, dict(value.options)]
+    return dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,227 @@
+"""The plain engine: one trial at a time, in ordinary PyTorch. The reference for every other engine."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from objectives import checkpoints
+from objectives.base import (
+    EpochEnd,
+    EpochReport,
+    ObjectiveError,
+    SlotError,
+    Task,
+    TestScore,
+    TrialConfig,
+    TrialFailure,
+    TrialStart,
+)
+from objectives.datasets import SearchData, load, load_test
+from objectives.devices import prepare, reproducible
+from objectives.metrics import worst_metrics
+from objectives.training import Training
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """The trial that an engine holds."""
+
+    start: TrialStart
+    training: Training | None = None
+    """None until the first epoch, so that what goes wrong in building it is a failure of the trial."""
+    report: EpochReport | None = None
+    """Of the last epoch."""
+    ready: bool = False
+    """Whether it stands at the end of an epoch: not before the first, nor where one was interrupted."""
+    ended: bool = False
+
+
+class PlainEngine:
+    """An `Engine` with one slot. A trial that has ended keeps it until it is retired, and trains no more.
+
+    `device` is `auto`, `cpu` or `cuda[:n]`; `threads` is how many the CPU may use while a trial trains: the
+    number shows in the last bits of a curve, None leaves the process's own. Raises `ObjectiveError` for a
+    device that isn't there.
+    """
+
+    def __init__(self, task: Task, device: str = "auto", *, threads: int | None = 1) -> None:
+        self._task = task
+        self._device = prepare(device)
+        self._threads = threads
+        self._slot: _Slot | None = None
+
+    @property
+    def free_slots(self) -> int:
+        return 0 if self._slot else 1
+
+    def admit(self, start: TrialStart) -> None:
+        if self._slot:
+            raise SlotError(f"trial {start.trial_id}: the slot is taken by trial {self._slot.start.trial_id}")
+        self._slot = _Slot(start)
+
+    def advance(self) -> Sequence[EpochEnd | TrialFailure]:
+        """Train one epoch. Empty if there is no trial, or if the one that there is has ended."""
+        if self._slot is None or self._slot.ended:
+            return ()
+        start = self._slot.start
+        try:
+            self._slot.ready = False
+            with reproducible(self._threads):
+                report = self._next_report(self._slot)
+        except Exception as error:  # noqa: BLE001 (whatever a trial raises is that trial's failure)
+            self._slot = None
+            failure = failure_of(start.trial_id, error)
+        else:
+            self._slot.report = report
+            self._slot.ready = True
+            self._slot.ended = report.diverged or report.epoch >= start.config.epochs
+            return (EpochEnd(start.trial_id, report, self._slot.ended),)
+        if failure.retryable:  # here, where the exception no longer keeps the trial's tensors alive
+            gc.collect()
+            torch.cuda.empty_cache()
+        return (failure,)
+
+    def retire(self, trial_id: int) -> None:
+        self._held(trial_id)
+        self._slot = None
+
+    def save(self, trial_id: int, path: Path) -> None:
+        """As `Engine.save`; also raises `SlotError` if the trial does not stand at the end of an epoch."""
+        slot = self._held(trial_id)
+        if slot.training is None or slot.report is None or not slot.ready:
+            raise SlotError(f"trial {trial_id} is not at the end of an epoch, there is nothing to save")
+        checkpoints.save(
+            path,
+            checkpoints.Checkpoint(
+                checkpoints.fingerprint(slot.start, self._task.data), slot.report, slot.training.state()
+            ),
+        )
+
+    def _held(self, trial_id: int) -> _Slot:
+        if self._slot is None or self._slot.start.trial_id != trial_id:
+            raise SlotError(f"trial {trial_id} has no slot here")
+        return self._slot
+
+    def _next_report(self, slot: _Slot) -> EpochReport:
+        if slot.training is None:
+            slot.training, report = self._begin(slot.start)
+            if report and (report.diverged or report.epoch >= slot.start.config.epochs):
+                return report  # saved after its last epoch: what it said then is all that is left to say
+        return train_epoch(slot.training)
+
+    def _begin(self, start: TrialStart) -> tuple[Training, EpochReport | None]:
+        """The trial as new, or as its checkpoint left it, with the report of that epoch."""
+        data = load(self._task.data, start.split_seed, self._device)
+        training = self._new(start, data)
+        if start.checkpoint is None:
+            return training, None
+        expected = checkpoints.fingerprint(start, self._task.data)
+        found = checkpoints.load(start.checkpoint, expected)
+        if found is None:
+            return training, None
+        try:
+            training.restore(found.state, found.report.epoch)
+        except (KeyError, ValueError, RuntimeError) as error:
+            logger.warning(
+                "checkpoint %s does not fit the model, the trial starts anew: %s", start.checkpoint, error
+            )
+            return self._new(start, data), None
+        return training, found.report
+
+    def _new(self, start: TrialStart, data: SearchData) -> Training:
+        return Training(start.config, start.seed, data, self._task.allow_imports)
+
+
+def train_epoch(training: Training) -> EpochReport:
+    """Train for an epoch and validate. Every number of the report is finite, whatever happened."""
+    started = time.perf_counter()
+    trained = training.train_epoch()
+    scores = None if trained.diverged else training.validate()
+    diverged = scores is None or not scores.finite
+    return EpochReport(
+        epoch=training.epoch,
+        train_loss=_finite(trained.loss),
+        validation_loss=_finite(scores.loss) if scores else None,
+        metrics=worst_metrics() if scores is None or diverged else scores.metrics,
+        gradient_norm=_finite(trained.gradient_norm),
+        learning_rate=trained.learning_rate,
+        seconds=time.perf_counter() - started,
+        images_per_second=trained.images / max(trained.seconds, 1e-9),
+        diverged=diverged,
+    )
+
+
+def score_on_test(
+    task: Task,
+    config: TrialConfig,
+    seed: int,
+    split_seed: int,
+    device: str = "auto",
+    *,
+    threads: int | None = 1,
+) -> TestScore:
+    """Train `config` once, as a trial of a search would be, and score the result on the sealed test images.
+
+    The training images are those of the search: the validation images stay out, and are scored as well. A
+    diverged training has every metric at its worst. Whatever goes wrong is raised: `TrialError`, `DataError`.
+    """
+    started = time.perf_counter()
+    chosen = prepare(device)
+    with reproducible(threads):
+        data = load(task.data, split_seed, chosen)
+        training = Training(config, seed, data, task.allow_imports)
+        test = load_test(task.data, chosen)  # before the training, which would be in vain without it
+        diverged = False
+        while training.epoch < config.epochs and not diverged:
+            diverged = training.train_epoch().diverged
+        metrics = worst_metrics() if diverged else training.score(test.images, test.labels).metrics
+        validation = worst_metrics() if diverged else training.validate().metrics
+    return TestScore(
+        metrics=metrics,
+        epochs=training.epoch,
+        images=len(test.labels),
+        seconds=time.perf_counter() - started,
+        validation=validation,
+    )
+
+
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
+"""What the messages of torch's RuntimeErrors say, in lower case, where the machine has too little memory."""
+
+
+def failure_of(trial_id: int, error: Exception) -> TrialFailure:
+    """What became of a trial that raised: the machine's fault (out of memory) may be tried again."""
+    reason = str(error) if isinstance(error, ObjectiveError) else f"{type(error).__name__}: {error}"
+    return TrialFailure(
+        trial_id=trial_id,
+        reason=reason,
+        traceback="".join(traceback.format_exception(error)),
+        retryable=any(_is_out_of_memory(cause) for cause in _causes(error)),
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in OUT_OF_MEMORY)
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

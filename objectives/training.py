@@ -1,0 +1,272 @@
+"""One trial in plain PyTorch: its model, its optimizer, and what happens in an epoch.
+
+The reference that any faster way to train must agree with. Every epoch's chance is a function of the
+trial's seed and the epoch: `derive_seed(seed, "order", epoch)` seeds the permutation, `"augment"` the
+augmentation, `"dropout"` the masks of the built-in models, `"module"` whatever a user's own module or loss
+draws from the process's random numbers; `derive_seed(seed, "init")` seeds the weights. So a trial that goes
+on from the end of an epoch draws what it would have drawn.
+
+Shapes: B images in a step, N in an epoch, C channels, H rows, W columns, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from objectives.augment import augment
+from objectives.base import TrialConfig, derive_seed
+from objectives.datasets import SearchData
+from objectives.devices import generator, seeded
+from objectives.losses import balanced_class_weights, resolve_loss
+from objectives.metrics import evaluate
+from objectives.models import build, has_batch_statistics, set_dropout_generator
+from objectives.optimizers import build_optimizer, effective_batch_size, set_learning_rate
+from objectives.regularisers import REGULARISERS, decay, no_penalty, penalty, regularised
+from objectives.schedules import factor_at
+
+FORWARD_IMAGES = 1024
+"""Images that go through a model in training at a time. A larger batch (`full`) goes through in pieces whose
+gradients are added up, which is exact, so that its activations need not fit into memory; but whole if the
+model has batch statistics, which pieces would change."""
+
+SCORED_AT_ONCE = 512
+"""Images that go through a model in one go without gradients; fixed, because it shows in the last bits."""
+
+GATHERED_ELEMENTS = 1 << 20
+"""Pixels that are gathered and normalised in one go, of as many steps as that makes: 4 MB of float32."""
+
+STEPS_BETWEEN_CHECKS = 32
+"""On a GPU, steps between two looks at the losses, each of which waits for the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedEpoch:
+    """What training for an epoch gave, before validation."""
+
+    loss: float
+    """Mean over the images of loss plus regulariser; may be non-finite if diverged."""
+    gradient_norm: float
+    """Mean over the steps; may be non-finite."""
+    learning_rate: float
+    images: int
+    seconds: float
+    diverged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A model's results on a set of images."""
+
+    loss: float
+    """Mean over the images, without regulariser; may be non-finite."""
+    metrics: dict[str, float]
+    finite: bool
+    """Whether all logits were; if not, all metrics are at their worst."""
+
+
+class Training:
+    """A trial between two epochs. Raises `TrialError` at construction if it can't be trained."""
+
+    def __init__(
+        self, config: TrialConfig, seed: int, data: SearchData, allow_imports: Collection[str] = ()
+    ) -> None:
+        self.config = config
+        self.seed = seed
+        self.data = data
+        self.epoch = 0
+        self.device = data.images.device
+        model = build(config.model, data.input_shape, data.classes, derive_seed(seed, "init"), allow_imports)
+        self.model = model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._weights = regularised((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+        self._penalises = config.strength > 0 and REGULARISERS[config.regulariser.name].penalty != no_penalty
+        self._loss = resolve_loss(config.loss, allow_imports)
+        self._class_weights: Tensor | None = None
+        if config.class_weights == "balanced":
+            self._class_weights = balanced_class_weights(data.labels[data.training_indices], data.classes)
+        self._optimizer = build_optimizer(config.optimizer, self._parameters, config.learning_rate)
+        images = len(data.training_indices)
+        self._batch_size = effective_batch_size(config, images)
+        self._steps_per_epoch = math.ceil(images / self._batch_size)
+        self._piece = self._batch_size if has_batch_statistics(self.model) else FORWARD_IMAGES
+
+    def state(self) -> dict[str, Any]:
+        """Everything that later epochs depend on, as tensors and plain values; not copied."""
+        return {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def restore(self, state: Mapping[str, Any], epoch: int) -> None:
+        """Go on from `state()` as it was after `epoch`. Raises KeyError, ValueError or RuntimeError if it
+        is not that of such a model, and then leaves the trial unusable.
+        """
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.epoch = epoch
+
+    def train_epoch(self) -> TrainedEpoch:
+        """Train on every training image once; a diverged trial stops before the epoch's end."""
+        started = time.perf_counter()
+        steps = _Steps(every=1 if self.device.type == "cpu" else STEPS_BETWEEN_CHECKS)
+        for step in self.steps(self.epoch + 1):
+            steps.add(step)
+            if not steps.finite:
+                break
+        steps.look()
+        self.epoch += 1
+        return TrainedEpoch(
+            loss=steps.loss,
+            gradient_norm=steps.gradient_norm,
+            learning_rate=self._optimizer.param_groups[0]["lr"],
+            images=steps.images,
+            seconds=time.perf_counter() - started,
+            diverged=not (steps.finite and self._parameters_finite()),
+        )
+
+    def steps(self, epoch: int) -> Iterator[Step]:
+        """Take the steps of an epoch, counted from 1, one per item."""
+        order_N = torch.randperm(
+            len(self.data.training_indices),
+            generator=torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch)),
+        )
+        chosen_N = self.data.training_indices[order_N.to(self.device)]
+        augmenting = generator(derive_seed(self.seed, "augment", epoch), self.device)
+        set_dropout_generator(self.model, generator(derive_seed(self.seed, "dropout", epoch), self.device))
+        self.model.train()
+        with seeded(derive_seed(self.seed, "module", epoch), self.device):
+            for number, (size, pieces) in enumerate(self._batches(chosen_N, augmenting)):
+                yield self._step((epoch - 1) * self._steps_per_epoch + number, size, pieces)
+
+    def _step(self, number: int, size: int, pieces: Iterable[tuple[Tensor, Tensor]]) -> Step:
+        """Step `number` of the trial, on `size` images that come in pieces."""
+        self._optimizer.zero_grad(set_to_none=True)
+        losses: list[Tensor] = []
+        for images_BCHW, labels_B in pieces:
+            objective = self._weighted(self.model(images_BCHW), labels_B).sum() / size
+            if self._penalises and not losses:  # once per step
+                objective = objective + penalty(self.config.regulariser, self.config.strength, self._weights)
+            objective.backward()  # type: ignore[no-untyped-call]
+            losses.append(objective.detach())
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        factor = factor_at(self.config.schedule, number, self._steps_per_epoch, self.config.epochs)
+        learning_rate = self.config.learning_rate * factor
+        set_learning_rate(self._optimizer, learning_rate)
+        decay(self.config.regulariser, self.config.strength, self._weights, learning_rate)
+        self._optimizer.step()
+        return Step(losses[0] if len(losses) == 1 else torch.stack(losses).sum(), norm, size)
+
+    def score(self, images_NCHW: Tensor, labels_N: Tensor, indices_M: Tensor | None = None) -> Scores:
+        """Loss and metrics of the model as it is, on all images or those of `indices_M`."""
+        if indices_M is not None:
+            labels_N = labels_N[indices_M]
+        parts = torch.split(
+            torch.arange(len(images_NCHW), device=self.device) if indices_M is None else indices_M,
+            SCORED_AT_ONCE,
+        )
+        self.model.eval()
+        with torch.inference_mode(), seeded(derive_seed(self.seed, "score", self.epoch), self.device):
+            logits_NK = torch.cat([self.model(self.data.normalise(images_NCHW[part])) for part in parts])
+            loss = self._weighted(logits_NK, labels_N).mean().item()
+        return Scores(loss, evaluate(logits_NK, labels_N), bool(logits_NK.isfinite().all()))
+
+    def validate(self) -> Scores:
+        """`score` on the validation images."""
+        return self.score(self.data.images, self.data.labels, self.data.validation_indices)
+
+    def _weighted(self, logits_BK: Tensor, labels_B: Tensor) -> Tensor:
+        """The trial's loss of each image, with its class's weight."""
+        loss_B = self._loss(logits_BK, labels_B)
+        return loss_B if self._class_weights is None else loss_B * self._class_weights[labels_B]
+
+    def _batches(
+        self, chosen_N: Tensor, augmenting: Generator
+    ) -> Iterator[tuple[int, Iterable[tuple[Tensor, Tensor]]]]:
+        """(size, pieces) of every step; the pieces are (images_BCHW, labels_B), in almost all cases one."""
+        if self._batch_size > self._piece:
+            for batch in torch.split(chosen_N, self._batch_size):
+                yield (
+                    len(batch),
+                    (self._gather(piece, augmenting) for piece in torch.split(batch, self._piece)),
+                )
+            return
+        # Gathering many steps' images at once saves the calls; the values are the same either way.
+        per_step = self._batch_size * math.prod(self.data.input_shape)
+        together = self._batch_size * max(1, GATHERED_ELEMENTS // per_step)
+        for block in torch.split(chosen_N, together):
+            images_NCHW = self.data.normalise(self.data.images[block])
+            labels_N = self.data.labels[block]
+            for images_BCHW, labels_B in zip(
+                torch.split(images_NCHW, self._batch_size),
+                torch.split(labels_N, self._batch_size),
+                strict=True,
+            ):
+                yield len(labels_B), ((self._augmented(images_BCHW, augmenting), labels_B),)
+
+    def _gather(self, indices_B: Tensor, augmenting: Generator) -> tuple[Tensor, Tensor]:
+        images_BCHW = self.data.normalise(self.data.images[indices_B])
+        return self._augmented(images_BCHW, augmenting), self.data.labels[indices_B]
+
+    def _augmented(self, images_BCHW: Tensor, augmenting: Generator) -> Tensor:
+        if not self.config.augment:
+            return images_BCHW
+        changed = augment(images_BCHW, self.config.augment, augmenting)
+        return changed.contiguous(memory_format=torch.channels_last)
+
+    def _parameters_finite(self) -> bool:
+        return bool(torch.stack([p.detach().isfinite().all() for p in self._parameters]).all())
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step's loss (mean over its images, plus regulariser) and gradient norm, still on the device."""
+
+    loss: Tensor
+    gradient_norm: Tensor
+    images: int
+
+
+class _Steps:
+    """Sums over an epoch's steps, which look at the device only every so many of them."""
+
+    def __init__(self, every: int) -> None:
+        self.finite = True
+        self.images = 0
+        self._every = every
+        self._unseen: list[Step] = []
+        self._count = 0
+        self._loss = 0.0
+        self._norm = 0.0
+
+    def add(self, step: Step) -> None:
+        self._unseen.append(step)
+        if len(self._unseen) >= self._every:
+            self.look()
+
+    def look(self) -> None:
+        """Bring what is still on the device to the host."""
+        if not self._unseen:
+            return
+        values = torch.stack(
+            [value for step in self._unseen for value in (step.loss, step.gradient_norm)]
+        ).tolist()
+        for step, loss, norm in zip(self._unseen, values[::2], values[1::2], strict=True):
+            self.finite = self.finite and math.isfinite(loss)
+            self.images += step.images
+            self._count += 1
+            self._loss += loss * step.images
+            self._norm += norm
+        self._unseen.clear()
+
+    @property
+    def loss(self) -> float:
+        return self._loss / self.images
+
+    @property
+    def gradient_norm(self) -> float:
+        return self._norm / self._count
