@@ -218,7 +218,7 @@ class Engine(Protocol):
         """Give a trial a slot. Raises `SlotError` if none is free or the trial is already held."""
 
     def advance(self) -> Sequence[EpochEnd | TrialFailure]:
-        """Train until at least one slot is at its epoch's end; empty if no slot has anything left to train."""
+        """Train until at least one slot is at its epoch's end; empty if nothing is left to train."""
 
     def retire(self, trial_id: int) -> None:
         """Free the slot of a trial that finished or was pruned. Raises `SlotError` if not held."""
