@@ -71,11 +71,6 @@ def unreachable(what: str, *, next: str = "") -> CommandError:
     return CommandError(Failure(ExitCode.UNREACHABLE, "unreachable", what, next=next))
 
 
-def failed(what: str, *, why: str = "", next: str = "") -> CommandError:
-    """It was tried and went wrong."""
-    return CommandError(Failure(ExitCode.FAILED, "failed", what, why, next))
-
-
 def failure_of(error: Exception) -> Failure | None:
     """The error in words; None for one that no user should ever meet."""
     message = str(error)

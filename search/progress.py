@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from search.formats import NOTHING, format_number, format_seconds
+from search.formats import format_number, format_seconds
 from search.output import clean
 
 if TYPE_CHECKING:
@@ -99,23 +99,31 @@ def remaining_seconds(*, finished_before: int, finished: int, planned: int, elap
 
 
 class Pace:
-    """The time that is left, from what has ended since the first look."""
+    """The time that is left, from what has ended since the first trial was seen to end.
+
+    Not since the first look: the start of workers is no part of the pace.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._start = clock()
-        self._before: int | None = None
+        self._found: int | None = None
+        self._base: tuple[int, float] | None = None
 
     def remaining(self, methods: Sequence[MethodProgress]) -> float | None:
         """Seconds left; None while it can't be told."""
         finished = sum(method.finished for method in methods)
-        if self._before is None:
-            self._before = finished
+        if self._found is None:
+            self._found = finished
+        if self._base is None:
+            if finished > self._found:
+                self._base = (finished, self._clock())
+            return None
+        before, since = self._base
         return remaining_seconds(
-            finished_before=self._before,
+            finished_before=before,
             finished=finished,
             planned=sum(method.planned for method in methods),
-            elapsed=self._clock() - self._start,
+            elapsed=self._clock() - since,
         )
 
 
@@ -208,6 +216,6 @@ class ProgressView:
 
     def _picture(self, methods: Sequence[MethodProgress], remaining: float | None) -> RenderableType:
         finished, planned = sum(m.finished for m in methods), sum(m.planned for m in methods)
-        left = NOTHING if remaining is None else f"about {format_seconds(remaining)} left"
+        left = f"about {format_seconds(remaining)} left" if remaining and finished < planned else ""
         head = Text.assemble((clean(self._experiment), "bold"), f"  {finished}/{planned} trials  {left}")
         return Group(head, progress_table(methods, self._metric))

@@ -1,0 +1,107 @@
+"""`shoal`: the command line. Wires the commands together; each lives in `search.commands`.
+
+Data go to stdout and messages to stderr. Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found,
+4 conflict, 5 database or Ray unreachable, 130 after Ctrl-C. Importing this file must stay quick:
+torch, Ray and Optuna are imported by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from cyclopts import App, CycloptsError, Group
+
+from search import output
+from search.commands.files import init, plan, schema
+from search.commands.reading import best, status, trials, watch
+from search.commands.reporting import export, report, score
+from search.commands.running import resume, run, stop
+from search.commands.services import dashboard, db, doctor
+from search.failures import ExitCode, Failure, failure_of
+
+DEBUG_VARIABLE = "SHOAL_DEBUG"
+JSON_FLAG, DEBUG_FLAG = "--json", "--debug"
+
+EPILOGUE = """
+Every command takes --debug, which shows the traceback of an error; most take --json.
+Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found, 4 conflict, 5 database or Ray unreachable, 130 Ctrl-C.
+"""
+
+app = App(
+    name="shoal",
+    help="Compare grid, random and Bayesian hyperparameter search on image CNNs.",
+    help_epilogue=EPILOGUE,
+    version=lambda: version("shoal"),
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+)
+
+EXPERIMENTS = Group("Experiments", sort_key=1)
+RESULTS = Group("What happened", sort_key=2)
+SERVICES = Group("Around it", sort_key=3)
+
+COMMANDS = {
+    EXPERIMENTS: (init, plan, run, resume, stop),
+    RESULTS: (status, watch, trials, best, report, export, score),
+    SERVICES: (dashboard, doctor, schema),
+}
+"""Heading in the help → its commands, in this order."""
+
+for group, commands in COMMANDS.items():
+    for place, command in enumerate(commands):
+        app.command(command, group=group, sort_key=place)
+db.group = (SERVICES,)
+app.command(db)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; errors are printed, never raised."""
+    debug = DEBUG_FLAG in arguments or os.environ.get(DEBUG_VARIABLE, "") not in {"", "0"}
+    tokens = [token for token in arguments if token != DEBUG_FLAG]
+    try:
+        result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        output.message("interrupted")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`| head`). Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except Exception as error:  # noqa: BLE001  the last place where an error can be put into words
+        failure = _failure(error, tokens)
+        if debug:
+            sys.stderr.write(traceback.format_exc())
+        output.show_failure(failure, as_json=JSON_FLAG in tokens)
+        return failure.code
+    return int(result) if isinstance(result, int) else ExitCode.OK
+
+
+def _failure(error: Exception, tokens: Sequence[str]) -> Failure:
+    """The error in words, for every kind of error."""
+    if isinstance(error, CycloptsError):
+        place = " ".join(error.command_chain or ())
+        return Failure(
+            ExitCode.BAD_INPUT, "usage", str(error), next=f"shoal {place} --help".replace("  ", " ")
+        )
+    known = failure_of(error)
+    if known is not None:
+        return known
+    what = f"{type(error).__name__}: {error}"
+    again = " ".join(("shoal", *tokens, DEBUG_FLAG))
+    return Failure(
+        ExitCode.FAILED, "internal", what, why="this is a mistake in shoal", next=f"{again} shows where"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of `shoal`, grouped by what they need; `search.cli` wires them into one program."""

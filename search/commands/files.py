@@ -1,0 +1,117 @@
+"""Commands about experiment files: `init`, `plan`, `schema`. None of them needs a database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from rich.text import Text
+
+from search import output
+from search.commands.options import AsJson, SpecFile, flag
+from search.failures import CommandError, ExitCode, Failure
+from search.formats import format_count, format_number, format_seconds, format_value
+
+if TYPE_CHECKING:
+    from search.plan import Plan
+
+
+NEW_FILE = Path("experiment.yaml")
+
+
+def init(
+    file: Annotated[Path, Parameter(help="Where to write it.")] = NEW_FILE,
+    /,
+    *,
+    to_stdout: Annotated[bool, flag("Print it instead of writing a file.", "--stdout")] = False,
+    force: Annotated[bool, flag("Write over a file that is there.")] = False,
+) -> None:
+    """Write a commented experiment file to start from."""
+    from search.template import template
+
+    text = template()
+    if to_stdout:
+        output.text(text)
+        return
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as target:
+            target.write(text)
+    except FileExistsError:
+        raise CommandError(
+            Failure(ExitCode.CONFLICT, "exists", f"{file} exists", next="name another file, or --force")
+        ) from None
+    output.message(f"wrote {file}; next: shoal plan {file}")
+
+
+def plan(
+    file: SpecFile,
+    /,
+    *,
+    measure: Annotated[
+        bool, Parameter(help="Train a few seconds to tell how long the experiment will take.")
+    ] = True,
+    workers: Annotated[int | None, Parameter(help="Workers to reckon with; default: the CPU cores.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a file would do, without doing it: studies, grid points, trials, epochs, expected time."""
+    from search.cluster import usable_cores
+    from search.plan import make_plan, measured_speed
+    from search.spec import load_spec
+
+    spec = load_spec(file)
+    count = workers or usable_cores()
+    made = make_plan(spec, measure=measured_speed if measure else None, workers=count)
+    if as_json:
+        output.document("plan/1", made.to_json())
+    else:
+        _show_plan(made)
+
+
+def _show_plan(plan: Plan) -> None:
+    output.show(Text(plan.experiment, style="bold"))
+    trained, validated = format_count(plan.train_images), format_count(plan.validation_images)
+    grid = "none" if plan.grid_points is None else f"{format_count(plan.grid_points)} points"
+    rows = [
+        (
+            "data",
+            f"{plan.dataset}: {trained} images to train, {validated} to validate, the test set sealed",
+        ),
+        ("metric", f"{plan.metric} on the validation images"),
+        ("pruner", plan.pruner),
+        ("studies", f"{plan.studies} ({len(plan.methods)} methods × {plan.replicates} replicates)"),
+        ("grid", grid),
+        ("trials", format_count(plan.trials)),
+        ("epochs", f"at most {format_count(plan.epochs)}"),
+        ("time", _time(plan)),
+    ]
+    output.show(output.facts(rows), "")
+    methods = [
+        (method.name, method.trials, method.epochs, _settings(method.settings)) for method in plan.methods
+    ]
+    columns = ("method", "trials per study", "epochs per study", "settings")
+    output.show(output.table(columns, methods, numbers=columns[1:3]))
+    for note in plan.notes:
+        output.message(f"note: {note}")
+
+
+def _settings(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={format_value(value)}" for key, value in settings.items() if value is not None)
+
+
+def _time(plan: Plan) -> str:
+    if plan.seconds is None:
+        return "not measured"
+    low, high = (format_seconds(seconds) for seconds in plan.seconds)
+    span = low if low == high else f"{low} to {high}"
+    speeds = " to ".join(dict.fromkeys(format_number(speed.images_per_second) for speed in plan.speeds))
+    return f"{span} on {plan.workers} workers of this machine ({speeds} images/s each), without pruning"
+
+
+def schema() -> None:
+    """Print the JSON Schema of experiment files, for editors."""
+    from search.spec import schema as file_schema
+
+    output.text(json.dumps(file_schema(), indent=2, ensure_ascii=False) + "\n")

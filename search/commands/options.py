@@ -1,0 +1,55 @@
+"""Parameters that several commands share, with their help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from storage.database import Database
+
+
+def flag(help: str, name: str | None = None) -> Parameter:
+    """A switch that is off unless given."""
+    return Parameter(name=name, negative="", show_default=False, help=help)
+
+
+AsJson: TypeAlias = Annotated[bool, flag("Print JSON on stdout instead of tables.", "--json")]
+
+DatabaseUrl: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        name="--database",
+        help="Postgres URL. Default: $SHOAL_DATABASE_URL, else the embedded Postgres, started on demand.",
+    ),
+]
+
+Experiment: TypeAlias = Annotated[str, Parameter(help="Name of the experiment, as `shoal status` lists it.")]
+
+SpecFile: TypeAlias = Annotated[Path, Parameter(help="Experiment file (YAML).")]
+
+Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+
+DeviceOption: TypeAlias = Annotated[
+    Device, Parameter(help="Where to train; `auto` takes a GPU if there is one.")
+]
+
+Trainer: TypeAlias = Literal["plain"]
+
+TrialState: TypeAlias = Literal["waiting", "running", "complete", "pruned", "failed"]
+
+
+@contextmanager
+def opened(url: str | None) -> Iterator[Database]:
+    """The database of a command, closed when the command is done."""
+    from storage.database import open_database
+
+    database = open_database(url)
+    try:
+        yield database
+    finally:
+        database.close()

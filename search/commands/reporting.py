@@ -1,0 +1,182 @@
+"""Commands that make something of what was measured: `report`, `export`, `score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.types import PositiveInt
+from rich.table import Table
+from rich.text import Text
+
+from search import output
+from search.commands.options import AsJson, DatabaseUrl, DeviceOption, Experiment, flag, opened
+from search.commands.reading import best_trials
+from search.failures import not_found
+from search.formats import NOTHING, format_number, format_seconds, format_spread
+
+if TYPE_CHECKING:
+    from search.compare.base import Comparison
+    from search.compare.summary import Spread, Summary
+
+REPORTS = Path("reports")
+"""Under the current folder; `shoal run` writes a folder per experiment there."""
+
+
+COUNTED = ("pruned", "diverged", "failed")
+
+
+def report_folder(experiment: str) -> Path:
+    """Where an experiment's report goes unless told; names can't climb out, they hold no slash."""
+    return REPORTS / experiment
+
+
+def comparison_table(comparison: Comparison, summary: Summary) -> Table:
+    """The report's headline table for a terminal."""
+    metric = output.clean(comparison.metric)
+    values, costs = ["median", "mean ± sd", "range"], ["trials", *COUNTED, "epochs", "device time"]
+    if summary.common_epochs is not None:
+        values.append(f"at {summary.common_epochs} epochs")
+    numbers = [*values, *costs]
+    rows: list[list[object]] = []
+    for m in summary.methods:
+        shared = [format_number(m.at_common_epochs.median if m.at_common_epochs else None)]
+        rows.append(
+            [
+                m.method,
+                Text(format_number(m.best.median if m.best else None), style="bold"),
+                _mean(m.best),
+                f"{format_number(m.best.low)} to {format_number(m.best.high)}" if m.best else NOTHING,
+                *(shared if summary.common_epochs is not None else []),
+                m.counts.finished,
+                *(getattr(m.counts, outcome) for outcome in COUNTED),
+                m.epochs,
+                format_seconds(m.seconds),
+            ]
+        )
+    table = output.table(("method", *numbers), rows, numbers=numbers)
+    table.title = f"best validation {metric} of each study, over {comparison.replicates} replicates"
+    table.title_justify = "left"
+    table.title_style = "italic"
+    return table
+
+
+def _mean(spread: Spread | None) -> str:
+    return NOTHING if spread is None else f"{format_number(spread.mean)} ± {format_spread(spread.sd)}"
+
+
+def report(
+    experiment: Experiment,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="Folder; default: reports/EXPERIMENT.")] = None,
+    database: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write report.json, report.md and report.html, also while the experiment runs.
+
+    With --json, print the report's JSON and write files only into --out.
+    """
+    from search.compare.collect import collect
+    from search.compare.render import render_json, write_report
+    from search.compare.summary import summarise
+
+    with opened(database) as connection:
+        comparison = collect(connection, experiment)
+    summary = summarise(comparison)
+    if out is not None or not as_json:
+        files = write_report(comparison, out or report_folder(experiment))
+        output.message(f"wrote {files.json}, {files.markdown.name} and {files.html.name}")
+    if as_json:
+        output.text(render_json(comparison, summary))
+        return
+    output.show(comparison_table(comparison, summary))
+    output.show("", f"report: {files.html.resolve()}")
+    for note in summary.notes:
+        output.message(f"note: {note.text}")
+
+
+def export(
+    experiment: Experiment,
+    /,
+    *,
+    what: Annotated[
+        Literal["trials", "epochs"], Parameter(help="A row per trial, or per epoch of every trial.")
+    ] = "trials",
+    format: Annotated[Literal["csv", "jsonl"], Parameter(help="Form of the data.")] = "csv",
+    out: Annotated[Path | None, Parameter(help="File to write; default: stdout.")] = None,
+    database: DatabaseUrl = None,
+) -> None:
+    """Write trials or epochs as CSV or as JSON lines."""
+    from search.export import WRITERS, epoch_rows, trial_rows
+
+    with opened(database) as connection:
+        rows = trial_rows(connection, experiment) if what == "trials" else epoch_rows(connection, experiment)
+    if out is None:
+        import sys
+
+        WRITERS[format](rows, sys.stdout)
+        return
+    with out.open("w", encoding="utf-8", newline="") as target:
+        WRITERS[format](rows, target)
+    output.message(f"wrote {len(rows)} {what} to {out}")
+
+
+def score(
+    experiment: Experiment,
+    /,
+    *,
+    method: Annotated[str | None, Parameter(help="Take this method's best, not the best of all.")] = None,
+    replicate: Annotated[int | None, Parameter(help="Take this replicate's best.")] = None,
+    seed: Annotated[
+        int | None, Parameter(help="Of the training; default: one that the search has not used.")
+    ] = None,
+    epochs: Annotated[PositiveInt | None, Parameter(help="Train so many instead of the config's.")] = None,
+    limit: Annotated[PositiveInt | None, Parameter(help="Train on so many images, not the file's.")] = None,
+    all_images: Annotated[
+        bool,
+        flag("Lift the file's limit on images."),
+    ] = False,
+    device: DeviceOption = "auto",
+    database: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Retrain the best config once and score it on the sealed test set.
+
+    This is the only way to read the test set, and every reading is logged and shown in the report.
+    """
+    from search.scoring import Request, score_once
+
+    with opened(database) as connection:
+        record, rows = best_trials(connection, experiment, method)
+        rows = [row for row in rows if replicate is None or row.replicate == replicate]
+        if not rows:
+            raise not_found(
+                f"no trial of {experiment} that was asked for has been trained to its end",
+                next=f"shoal best {experiment}",
+            )
+        row = rows[0]
+        request = Request(seed=seed, epochs=epochs, limit=limit, all_images=all_images, device=device)
+        output.message(
+            f"retraining {row.study_name} trial {row.number} and scoring it on the sealed test set …"
+        )
+        reading = score_once(connection, record, row, request)
+    metric = str(record.spec["metric"])
+    if as_json:
+        body = {
+            "experiment": record.name, "study": reading.study_name, "trial": reading.trial_number,
+            "seed": reading.seed, "metric": metric, "test": dict(reading.metrics),
+            "validation": dict(reading.validation), "searched": row.value, "epochs": reading.epochs,
+            "images": reading.images, "seconds": reading.seconds, "config": dict(reading.config),
+            "read_at": reading.read_at.isoformat(),
+        }  # fmt: skip
+        output.document("score/1", body)
+        return
+    table = [
+        (name, format_number(value), format_number(reading.validation.get(name)))
+        for name, value in reading.metrics.items()
+    ]
+    output.show(f"{reading.study_name} trial {reading.trial_number}, retrained with seed {reading.seed}")
+    output.show(output.table(("metric", "test", "validation"), table, numbers=("test", "validation")))
+    output.show(f"{metric} of the trial in the search: {format_number(row.value)}")

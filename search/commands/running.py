@@ -1,0 +1,174 @@
+"""Commands that run experiments: `run`, `resume`, `stop`."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from cyclopts.types import PositiveInt
+
+from search import output
+from search.commands.options import (
+    AsJson,
+    DatabaseUrl,
+    DeviceOption,
+    Experiment,
+    SpecFile,
+    Trainer,
+    opened,
+)
+from search.commands.reporting import comparison_table, report_folder
+from search.failures import ExitCode, bad_input, unreachable
+from search.formats import format_seconds
+
+if TYPE_CHECKING:
+    from search.events import Outcome
+    from search.spec import ExperimentSpec
+
+
+RAY_PATIENCE = 10.0
+"""Seconds to wait for the head of a Ray cluster to accept a connection."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What `run` and `resume` share."""
+
+    workers: PositiveInt | None = None
+    """Workers at once; default: one per GPU, else one per CPU core."""
+    in_process: Annotated[bool, Parameter(negative="", show_default=False)] = False
+    """Train in this process, one trial at a time, without Ray."""
+    ray_address: str | None = None
+    """Join the Ray cluster there instead of starting one on this machine."""
+    device: DeviceOption = "auto"
+    trainer: Trainer = "plain"
+    """How workers train; `plain`: one trial at a time."""
+    report: Path | None = None
+    """Folder for the report; default: reports/EXPERIMENT."""
+    database: DatabaseUrl = None
+    as_json: AsJson = False
+
+
+def run(file: SpecFile, /, *, options: RunOptions | None = None) -> int:
+    """Run an experiment, or go on with it if it has begun; write its report at the end.
+
+    The first Ctrl-C ends the running epochs and stores everything; the same command goes on later.
+    """
+    from search.spec import load_spec
+
+    return conduct(load_spec(file), options or RunOptions(), f"shoal run {file}")
+
+
+def resume(experiment: Experiment, /, *, options: RunOptions | None = None) -> int:
+    """Go on with an experiment as the database knows it, without its file."""
+    from search.spec import ExperimentSpec
+    from storage.experiments import Experiments
+
+    options = options or RunOptions()
+    with opened(options.database) as connection:
+        stored = Experiments(connection).get(experiment)
+    return conduct(ExperimentSpec.from_json(stored.spec), options, f"shoal resume {experiment}")
+
+
+def stop(experiment: Experiment, /, *, database: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """Ask the workers of an experiment, wherever they run, to stop after their current epoch."""
+    from storage.experiments import Experiments
+
+    with opened(database) as connection:
+        experiments = Experiments(connection)
+        record = experiments.get(experiment)
+        running = record.state == "running"
+        if running:
+            experiments.request_stop(record.id)
+    if as_json:
+        output.document(
+            "stop/1", {"experiment": record.name, "state": record.state, "stop_requested": running}
+        )
+    if running:
+        output.message(f"asked {record.name} to stop; shoal resume {record.name} goes on with it")
+    else:
+        output.message(f"{record.name} is {record.state}: nothing to stop")
+
+
+def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
+    """Run, show progress on stderr, write the report, print the comparison on stdout.
+
+    `again` is the command that goes on with it.
+    """
+    from search.commands.display import RunDisplay
+    from search.compare.collect import collect
+    from search.compare.document import document
+    from search.compare.render import write_report
+    from search.compare.summary import summarise
+    from search.controller import run_experiment
+    from search.crew import CrewError
+
+    check_ray(options.ray_address)
+    with opened(options.database) as connection:
+        try:
+            with RunDisplay(spec, connection) as display:
+                outcome = run_experiment(
+                    spec,
+                    connection.url,
+                    workers=options.workers,
+                    in_process=options.in_process,
+                    device=options.device,
+                    trainer=options.trainer,
+                    ray_address=options.ray_address,
+                    on_event=display.on_event,
+                )
+        except CrewError as error:
+            raise unreachable(str(error), next="shoal doctor, or --in-process to do without Ray") from error
+        comparison = collect(connection, spec.experiment)
+    files = write_report(comparison, options.report or report_folder(spec.experiment))
+    summary = summarise(comparison)
+    if options.as_json:
+        body = {
+            "experiment": outcome.experiment,
+            "state": outcome.state,
+            "reason": outcome.reason,
+            "resumed": outcome.resumed,
+            "seconds": outcome.seconds,
+            "files": {"json": str(files.json), "markdown": str(files.markdown), "html": str(files.html)},
+            "report": document(comparison, summary),
+        }
+        output.document("run/1", body)
+    else:
+        output.show(comparison_table(comparison, summary), "", f"report: {files.html.resolve()}")
+    for note in summary.notes:
+        output.message(f"note: {note.text}")
+    return _end(outcome, display.signal, again)
+
+
+def check_ray(address: str | None) -> None:
+    """Refuse an address at which nothing listens: Ray itself tries for many minutes.
+
+    Raises `CommandError`. Addresses that Ray finds by itself (`auto`) pass.
+    """
+    if address is None or ":" not in address:
+        return
+    place = address.removeprefix("ray://")
+    host, _, port = place.rpartition(":")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise bad_input(f"{address!r} is no Ray address", next="one looks like 10.0.0.5:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=RAY_PATIENCE).close()
+    except OSError as error:
+        what = f"can't reach Ray at {place}: {error.strerror or error}"
+        raise unreachable(what, next="check that the cluster runs, or leave --ray-address out") from None
+
+
+def _end(outcome: Outcome, received: signal.Signals | None, again: str) -> int:
+    """Say how the run ended, and turn it into an exit code: of a signal, 128 and its number."""
+    if outcome.state == "finished":
+        output.message(f"finished in {format_seconds(outcome.seconds)}")
+        return ExitCode.OK
+    why = f": {outcome.reason}" if outcome.reason else ""
+    output.message(f"{outcome.state}{why}; everything so far is stored", style="yellow")
+    output.message(f"next: {again}")
+    return ExitCode.FAILED if received is None else 128 + received

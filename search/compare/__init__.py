@@ -1,0 +1,1 @@
+"""The comparison of methods: what was measured, and its report."""

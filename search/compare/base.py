@@ -1,0 +1,122 @@
+"""What was measured, as values: an experiment's studies, their trials and curves.
+
+Everything in `compare` besides `collect` works on these values alone: no database, no clock, no
+torch. A `Comparison` is a snapshot, so a report can be made again from it and tested with numbers
+written by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+Direction: TypeAlias = Literal["maximize", "minimize"]
+"""Whether larger or smaller values of the metric are better, in Optuna's words."""
+
+State: TypeAlias = Literal["waiting", "running", "complete", "pruned", "failed"]
+"""A trial's state, Optuna's in lower case (`FAIL` is `failed`)."""
+
+FINISHED: frozenset[str] = frozenset({"complete", "pruned", "failed"})
+"""States in which a trial has spent all that it will spend."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochPoint:
+    """One epoch of a trial's curve, from 1."""
+
+    epoch: int
+    value: float | None
+    """The experiment's metric on the validation images."""
+    train_loss: float | None
+    validation_loss: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialOutcome:
+    """One trial, with what it spent and what came of it."""
+
+    number: int
+    state: State
+    value: float | None
+    """What the trial was told to be worth; for a pruned trial its last report."""
+    params: Mapping[str, object]
+    epochs: int
+    """Epochs trained, each counted once however many attempts it took."""
+    seconds: float
+    """Device seconds of those epochs."""
+    attempts: int = 1
+    reason: str | None = None
+    diverged: bool = False
+    ended_at: datetime | None = None
+    curve: tuple[EpochPoint, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial has spent all that it will spend."""
+        return self.state in FINISHED
+
+    @property
+    def eligible(self) -> bool:
+        """Whether the trial may be an incumbent: trained to its end, and did not diverge."""
+        return self.state == "complete" and not self.diverged and self.value is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyOutcome:
+    """One study: a method's trials in one replicate."""
+
+    method: str
+    replicate: int
+    name: str
+    trials: tuple[TrialOutcome, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One reading of the sealed test set, as `shoal score` logs it."""
+
+    method: str
+    replicate: int
+    trial: int
+    seed: int
+    metrics: Mapping[str, float]
+    validation: Mapping[str, float]
+    epochs: int
+    images: int
+    read_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All that a report is made of."""
+
+    experiment: str
+    state: str
+    metric: str
+    direction: Direction
+    spec: Mapping[str, object]
+    """The experiment file as it was checked and stored."""
+    environment: Mapping[str, object]
+    """Versions, hardware and revision, as the controller recorded them."""
+    created_at: datetime
+    collected_at: datetime
+    studies: tuple[StudyOutcome, ...]
+    """In the order in which the file lists the methods, then by replicate."""
+    readings: tuple[Reading, ...] = field(default=())
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods in the order of their first study."""
+        return tuple(dict.fromkeys(study.method for study in self.studies))
+
+    @property
+    def replicates(self) -> int:
+        """How many different replicates the studies have."""
+        return len({study.replicate for study in self.studies})
+
+    def studies_of(self, method: str) -> tuple[StudyOutcome, ...]:
+        """The method's studies, one per replicate."""
+        return tuple(study for study in self.studies if study.method == method)

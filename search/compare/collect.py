@@ -1,0 +1,121 @@
+"""From the database to a `Comparison`: the only file of `compare` that reads anything."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from search.compare.base import Comparison, EpochPoint, Reading, StudyOutcome, TrialOutcome
+from storage import queries
+from storage.curves import Curves
+from storage.experiments import Experiments
+from storage.test_readings import TestReadings
+
+if TYPE_CHECKING:
+    from storage.database import Database
+    from storage.records import EpochRecord, StudyRecord, TestReading, TrialRow
+
+
+def collect(database: Database, experiment: str) -> Comparison:
+    """Everything that was measured for the experiment so far, whether or not it runs now.
+
+    Raises `ExperimentNotFound`.
+    """
+    experiments = Experiments(database)
+    record = experiments.get(experiment)
+    studies = experiments.studies(record.id)
+    metric = str(record.spec["metric"])
+    return Comparison(
+        experiment=record.name,
+        state=record.state,
+        metric=metric,
+        direction=queries.direction(database, record.id)
+        or "maximize",  # None: there is nothing yet to compare
+        spec=record.spec,
+        environment=record.environment,
+        created_at=record.created_at,
+        collected_at=datetime.now(UTC),
+        studies=study_outcomes(
+            in_file_order(studies, record.spec),
+            queries.trials(database, record.id),
+            Curves(database).of_experiment(record.id),
+            metric,
+        ),
+        readings=readings(TestReadings(database).of_experiment(record.id), studies),
+    )
+
+
+def in_file_order(studies: Iterable[StudyRecord], spec: Mapping[str, object]) -> list[StudyRecord]:
+    """The studies by method, as the file lists them, then by replicate."""
+    methods = spec.get("methods")
+    order = {name: place for place, name in enumerate(methods)} if isinstance(methods, Mapping) else {}
+    return sorted(studies, key=lambda s: (order.get(s.method, len(order)), s.method, s.replicate))
+
+
+def study_outcomes(
+    studies: Iterable[StudyRecord], rows: Iterable[TrialRow], epochs: Iterable[EpochRecord], metric: str
+) -> tuple[StudyOutcome, ...]:
+    """The studies with their trials by number, each with its curve."""
+    curves: dict[int, list[EpochRecord]] = defaultdict(list)
+    for epoch in epochs:
+        curves[epoch.trial_id].append(epoch)
+    trials: dict[str, list[TrialOutcome]] = defaultdict(list)
+    for row in rows:
+        trials[row.study_name].append(trial_outcome(row, curves[row.trial_id], metric))
+    return tuple(
+        StudyOutcome(
+            method=study.method,
+            replicate=study.replicate,
+            name=study.name,
+            trials=tuple(sorted(trials[study.name], key=lambda trial: trial.number)),
+        )
+        for study in studies
+    )
+
+
+def trial_outcome(row: TrialRow, epochs: Iterable[EpochRecord], metric: str) -> TrialOutcome:
+    """A row of the database as the report sees it."""
+    return TrialOutcome(
+        number=row.number,
+        state=row.state,
+        value=row.value,
+        params=row.params,
+        epochs=row.epochs,
+        seconds=row.seconds,
+        attempts=row.attempts,
+        reason=row.reason,
+        diverged=row.diverged,
+        ended_at=row.ended_at,
+        curve=tuple(
+            EpochPoint(
+                epoch=epoch.epoch,
+                value=epoch.metrics.get(metric),
+                train_loss=epoch.train_loss,
+                validation_loss=epoch.validation_loss,
+                seconds=epoch.seconds,
+            )
+            for epoch in sorted(epochs, key=lambda epoch: epoch.epoch)
+        ),
+    )
+
+
+def readings(found: Iterable[TestReading], studies: Iterable[StudyRecord]) -> tuple[Reading, ...]:
+    """The log of the test set, in the order of reading."""
+    named = {study.name: study for study in studies}
+    return tuple(
+        Reading(
+            method=named[reading.study_name].method,
+            replicate=named[reading.study_name].replicate,
+            trial=reading.trial_number,
+            seed=reading.seed,
+            metrics=reading.metrics,
+            validation=reading.validation,
+            epochs=reading.epochs,
+            images=reading.images,
+            read_at=reading.read_at,
+        )
+        for reading in sorted(found, key=lambda reading: reading.read_at)
+        if reading.study_name in named
+    )

@@ -1,0 +1,49 @@
+"""How numbers, durations and times are written for people, in terminals and reports alike."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+NOTHING = "–"
+"""Stands where there is no value."""
+
+
+def format_number(value: float | None) -> str:
+    """Four significant digits."""
+    return NOTHING if value is None else f"{value:.4g}"
+
+
+def format_spread(value: float | None) -> str:
+    """A standard deviation: two significant digits, more would be noise."""
+    return NOTHING if value is None else f"{value:.2g}"
+
+
+def format_value(value: object) -> str:
+    """A value of a config or a setting, as the experiment file writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return NOTHING if value is None else str(value)
+
+
+def format_count(value: int) -> str:
+    """Digits in groups of three, by narrow spaces."""
+    return f"{value:,}".replace(",", "\u202f")
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration in the two units that matter."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def format_time(moment: datetime | None) -> str:
+    """Date and time to the minute; storage gives UTC."""
+    return NOTHING if moment is None else f"{moment:%Y-%m-%d %H:%M} UTC"

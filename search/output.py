@@ -1,0 +1,145 @@
+"""What commands print: data on stdout, messages on stderr, and JSON instead of tables on request.
+
+Nothing here interprets markup in strings, and control characters are replaced, so a category value
+or an error message of a user's model can't paint a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from search.failures import Failure
+
+PIPE_WIDTH = 2000
+"""Columns when stdout is not a terminal: rows must not be cut or folded for a program that reads them."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(text: object) -> str:
+    """Text without control characters, which could move the cursor or hide what is there."""
+    return _CONTROL.sub("\ufffd", str(text))
+
+
+def console(stream: IO[str]) -> Console:
+    """A console on the stream; rich itself minds NO_COLOR, FORCE_COLOR, TERM and COLUMNS."""
+    plain = not stream.isatty() and "COLUMNS" not in os.environ
+    return Console(
+        file=stream,
+        width=PIPE_WIDTH if plain else None,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        soft_wrap=plain,
+    )
+
+
+def stdout() -> Console:
+    """Where data go."""
+    return console(sys.stdout)
+
+
+def stderr() -> Console:
+    """Where messages go."""
+    return console(sys.stderr)
+
+
+def show(*parts: RenderableType) -> None:
+    """Print data for people."""
+    target = stdout()
+    for part in parts:
+        target.print(clean(part) if isinstance(part, str) else part)
+
+
+def message(text: str, *, style: str = "") -> None:
+    """Tell the user something that is not data."""
+    stderr().print(Text(clean(text), style=style), soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Tell the user something to beware of."""
+    message(f"warning: {text}", style="yellow")
+
+
+def document(schema: str, body: Mapping[str, object]) -> None:
+    """Print data for programs: one JSON document whose `schema` names its form and version."""
+    text = json.dumps(
+        {"schema": f"shoal.{schema}", **body}, default=str, allow_nan=False, ensure_ascii=False, indent=2
+    )
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def text(written: str) -> None:
+    """Print data that is text already: JSON, YAML, CSV."""
+    sys.stdout.write(written)
+    sys.stdout.flush()
+
+
+def line(schema: str, body: Mapping[str, object]) -> None:
+    """As `document`, on one line: for what is printed again and again."""
+    text = json.dumps({"schema": f"shoal.{schema}", **body}, default=str, allow_nan=False, ensure_ascii=False)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[str] = ()) -> Table:
+    """A table of text; the columns in `numbers` are aligned to the right."""
+    grid = Table(box=None, pad_edge=False, header_style="bold", show_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        grid.add_column(
+            clean(column),
+            justify="right" if column in numbers else "left",
+            overflow="fold",
+            no_wrap=column in numbers,
+        )
+    for row in rows:
+        grid.add_row(*(entry if isinstance(entry, Text) else Text(clean(entry)) for entry in row))
+    return grid
+
+
+def facts(rows: Sequence[tuple[str, object]]) -> Table:
+    """Names and what they are, one below the other."""
+    grid = table(("", ""), rows)
+    grid.show_header = False
+    return grid
+
+
+def show_failure(failure: Failure, *, as_json: bool) -> None:
+    """Print an error: for people on stderr, and as JSON on stdout where JSON was asked for."""
+    target = stderr()
+    head = Text("error: ", style="bold red")
+    target.print(head + Text(clean(failure.what)), soft_wrap=True)
+    for problem in failure.problems:
+        place = Text(f"  {clean(problem.place)}: " if problem.place else "  ", style="bold")
+        target.print(place + Text(clean(problem.message)), soft_wrap=True)
+        if problem.remedy:
+            target.print(Text(f"      → {clean(problem.remedy)}", style="cyan"), soft_wrap=True)
+    if failure.why:
+        target.print(Text(f"  why: {clean(failure.why)}"), soft_wrap=True)
+    if failure.next:
+        target.print(Text(f"  next: {clean(failure.next)}", style="cyan"), soft_wrap=True)
+    if as_json:
+        problems = [{"place": p.place, "message": p.message, "remedy": p.remedy} for p in failure.problems]
+        document(
+            "error/1",
+            {
+                "error": {
+                    "code": int(failure.code),
+                    "kind": failure.kind,
+                    "what": failure.what,
+                    "why": failure.why,
+                    "next": failure.next,
+                    "problems": problems,
+                }
+            },
+        )

@@ -1,0 +1,113 @@
+"""From the database to the comparison and to rows, on an experiment with known numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from search.compare.collect import collect
+from search.compare.summary import Spread, summarise
+from search.export import epoch_rows, trial_rows, write_csv, write_json_lines
+from storage.database import Database
+from storage.errors import ExperimentNotFound
+from storage.experiments import Experiments
+from storage.test_readings import TestReadings
+from tests.contracts.stored_experiment import SPEC, store_experiment
+
+
+def test_studies_come_in_the_order_of_the_file_with_their_trials(database: Database) -> None:
+    store_experiment(database)
+    found = collect(database, "stored")
+    assert [s.name for s in found.studies] == [
+        "stored/random/0", "stored/random/1", "stored/tpe/0", "stored/tpe/1",
+    ]  # fmt: skip
+    for study in found.studies:
+        assert [trial.state for trial in study.trials] == ["complete", "pruned", "complete", "failed"]
+        assert [trial.diverged for trial in study.trials] == [False, False, True, False]
+        assert [trial.epochs for trial in study.trials] == [2, 1, 1, 1]
+        assert [trial.attempts for trial in study.trials] == [1, 1, 1, 1]
+    trial = found.studies[0].trials[0]
+    assert trial.params == {"learning_rate": pytest.approx(0.1), "loss": "hinge"}
+    assert [(p.epoch, p.value, p.seconds) for p in trial.curve] == [(1, 0.5, 0.25), (2, 0.5, 0.25)]
+    assert found.studies[0].trials[3].reason == "the model raised <ValueError>"
+    assert (found.metric, found.direction, found.state) == ("accuracy", "maximize", "finished")
+    assert found.environment == {"python": "3.11"}
+
+
+def test_its_summary_has_the_known_numbers(database: Database) -> None:
+    store_experiment(database)
+    summary = summarise(collect(database, "stored"))
+    for method in summary.methods:
+        assert method.best == Spread((0.5, 0.6))
+        assert (method.epochs, method.seconds) == (10, pytest.approx(2.5))
+        counts = method.counts
+        assert (counts.complete, counts.pruned, counts.diverged, counts.failed) == (2, 2, 2, 2)
+    assert summary.common_epochs == 5
+
+
+def test_minimised_experiments_are_known_as_such(database: Database) -> None:
+    store_experiment(database, direction="minimize")
+    assert collect(database, "stored").direction == "minimize"
+
+
+def test_an_experiment_that_has_only_been_created(database: Database) -> None:
+    Experiments(database).create("fresh", SPEC, "0" * 64, {}, [("tpe", 0, "fresh/tpe/0")])
+    found = collect(database, "fresh")
+    assert [study.trials for study in found.studies] == [()]
+    assert summarise(found).common_epochs is None
+
+
+def test_readings_of_the_test_set_are_in_the_comparison(database: Database) -> None:
+    record = store_experiment(database)
+    TestReadings(database).append(
+        experiment_id=record.id, study_name="stored/tpe/1", trial_id=1, trial_number=0, config={}, seed=5,
+        metrics={"accuracy": 0.4}, validation={"accuracy": 0.6}, epochs=2, images=10, seconds=1.0,
+    )  # fmt: skip
+    (reading,) = collect(database, "stored").readings
+    assert (reading.method, reading.replicate, reading.metrics["accuracy"]) == ("tpe", 1, 0.4)
+
+
+def test_unknown_experiments_are_not_found(database: Database) -> None:
+    store_experiment(database)
+    for read in (collect, trial_rows, epoch_rows):
+        with pytest.raises(ExperimentNotFound) as found:
+            read(database, "storde")
+        assert found.value.near == ("stored",)
+
+
+def test_trials_as_rows(database: Database) -> None:
+    store_experiment(database)
+    rows = trial_rows(database, "stored")
+    assert len(rows) == 16
+    first = rows[0]
+    assert (first["study"], first["trial"], first["state"], first["value"]) == (
+        "stored/random/0",
+        0,
+        "complete",
+        0.5,
+    )
+    assert first["params.loss"] == "hinge"
+    assert rows[3]["value"] is None
+
+
+def test_epochs_as_rows(database: Database) -> None:
+    store_experiment(database)
+    rows = epoch_rows(database, "stored")
+    assert len(rows) == 4 * 5
+    assert (rows[1]["trial"], rows[1]["epoch"], rows[1]["metrics.accuracy"]) == (0, 2, 0.5)
+    assert rows[0]["gradient_norm"] is None
+
+
+def test_csv_and_json_lines_hold_the_same(database: Database) -> None:
+    store_experiment(database)
+    rows = trial_rows(database, "stored")
+    as_csv, as_json = io.StringIO(), io.StringIO()
+    write_csv(rows, as_csv)
+    write_json_lines(rows, as_json)
+    assert [json.loads(line) for line in as_json.getvalue().splitlines()] == rows
+    read = list(csv.DictReader(io.StringIO(as_csv.getvalue())))
+    assert [row["study"] for row in read] == [row["study"] for row in rows]
+    assert [float(row["value"]) if row["value"] else None for row in read] == [row["value"] for row in rows]
