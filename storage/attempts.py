@@ -31,7 +31,8 @@ REGISTER = "INSERT INTO shoal.workers (name, host, process) VALUES (:name, :host
 
 TAKE = "SELECT pg_try_advisory_lock(:locks, :id)"
 
-RETIRE = "UPDATE shoal.workers SET ended_at = now() WHERE id = :id"
+RETIRE = "UPDATE shoal.workers SET ended_at = now() WHERE id = :id RETURNING pg_advisory_unlock(:locks, :id)"
+"""Gives the lock back itself: closing the connection does so too, but some time after we have gone on."""
 
 BEGIN = """
 INSERT INTO shoal.attempts (study_id, trial_id, trial_number, number, worker_id)
@@ -114,7 +115,7 @@ class LiveWorker:
     def close(self) -> None:
         """Count as gone from now on."""
         try:
-            self._connection.execute(text(RETIRE), {"id": self.id})
+            self._connection.execute(text(RETIRE), {"locks": WORKER_LOCKS, "id": self.id})
         except DBAPIError:
             logger.warning("the worker %s could not say goodbye: its connection broke", self.name)
             self._connection.invalidate()
