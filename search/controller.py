@@ -7,7 +7,6 @@ time, and running the same experiment again goes on where the database says it i
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import threading
 import time
@@ -15,11 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from enum import Enum
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from search.broker import is_over, recover, study_lock
 from search.crew import Assignment, Crew, Departure, ThreadCrew
+from search.environment import environment
 from search.events import Listener, Outcome, Preparing, Progress, Started, Stopping, Trouble
 from search.spec import ExperimentSpec
 from search.study import SearchStudy, create_study, limits_of, may_ever_start, quiet_optuna, study_exists
@@ -130,17 +129,6 @@ def make_studies(database: Database, storage: BaseStorage, spec: ExperimentSpec)
             with database.lock(study_lock(name)):
                 SearchStudy(storage, spec, method, replicate).enqueue_grid()
     storage.remove_session()
-
-
-def environment() -> dict[str, Any]:
-    """What a later reader wants to know of the machine and the libraries."""
-    return {
-        "versions": {name: version(name) for name in ("shoal", "torch", "optuna", "ray", "numpy")},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-    }
 
 
 class Interruption:

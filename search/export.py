@@ -81,8 +81,13 @@ def _epoch_row(experiment: str, study: StudyRecord, epoch: EpochRecord) -> Row:
 
 
 def write_csv(rows: Sequence[Mapping[str, object]], target: IO[str]) -> None:
-    """CSV with a header; rows that lack a column (a conditional dimension) leave it empty."""
+    """CSV with a header; rows that lack a column (a conditional dimension) leave it empty.
+
+    No rows, no header: the columns come from the rows.
+    """
     columns = list(dict.fromkeys(column for row in rows for column in row))
+    if not columns:
+        return
     writer = csv.DictWriter(target, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

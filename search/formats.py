@@ -9,8 +9,11 @@ NOTHING = "–"
 
 
 def format_number(value: float | None) -> str:
-    """Four significant digits."""
-    return NOTHING if value is None else f"{value:.4g}"
+    """Four significant digits; large numbers without an exponent up to ten million."""
+    if value is None:
+        return NOTHING
+    short = f"{value:.4g}"
+    return f"{float(short):,.0f}" if 1e4 <= abs(float(short)) < 1e7 else short
 
 
 def format_spread(value: float | None) -> str:
@@ -28,8 +31,8 @@ def format_value(value: object) -> str:
 
 
 def format_count(value: int) -> str:
-    """Digits in groups of three, by narrow spaces."""
-    return f"{value:,}".replace(",", "\u202f")
+    """Digits in groups of three."""
+    return f"{value:,}"
 
 
 def format_seconds(seconds: float) -> str:
@@ -47,3 +50,9 @@ def format_seconds(seconds: float) -> str:
 def format_time(moment: datetime | None) -> str:
     """Date and time to the minute; storage gives UTC."""
     return NOTHING if moment is None else f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def format_revision(revision: object) -> str:
+    """A git revision with its mark for changes, the hash short enough to read."""
+    commit, plus, mark = str(revision).partition("+")
+    return f"{commit[:12]}{plus}{mark}"

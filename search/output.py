@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import IO
 
 from rich.console import Console, RenderableType
@@ -30,10 +31,31 @@ def clean(text: object) -> str:
     return _CONTROL.sub("\ufffd", str(text))
 
 
+def discard(stream: IO[str]) -> None:
+    """Let all that is written to the stream from now on go nowhere, at the process's end too."""
+    with suppress(OSError):  # one without a descriptor needs nothing
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+class PipeConsole(Console):
+    """A console that raises `BrokenPipeError` once nobody reads any more.
+
+    Rich's own would end the process, in the middle of a run for instance.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich where it catches the error; what is printed later goes nowhere."""
+        self.quiet = True
+        discard(self.file)
+        raise  # noqa: PLE0704 - the error that rich is handling
+
+
 def console(stream: IO[str]) -> Console:
     """A console on the stream; rich itself minds NO_COLOR, FORCE_COLOR, TERM and COLUMNS."""
     plain = not stream.isatty() and "COLUMNS" not in os.environ
-    return Console(
+    return PipeConsole(
         file=stream,
         width=PIPE_WIDTH if plain else None,
         markup=False,
@@ -54,10 +76,13 @@ def stderr() -> Console:
 
 
 def show(*parts: RenderableType) -> None:
-    """Print data for people."""
+    """Print data for people; text is left to the terminal to wrap, so that paths can be copied."""
     target = stdout()
     for part in parts:
-        target.print(clean(part) if isinstance(part, str) else part)
+        if isinstance(part, str):
+            target.print(clean(part), soft_wrap=True)
+        else:
+            target.print(part)
 
 
 def message(text: str, *, style: str = "") -> None:
@@ -99,7 +124,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: 
         grid.add_column(
             clean(column),
             justify="right" if column in numbers else "left",
-            overflow="fold",
+            # A number that is cut must not look like another one.
+            overflow="ellipsis" if column in numbers else "fold",
             no_wrap=column in numbers,
         )
     for row in rows:

@@ -13,14 +13,13 @@ from typing import Any, TypeAlias
 
 from objectives.base import FULL_BATCH, ObjectiveError, Scalar, Task, TrialConfig
 from search.dimensions import Choices, Dimension
+from search.evidence import few_replicates, few_trials
 from search.settings import GpSettings, MethodSettings, NoPruner, TpeSettings
 from search.spec import ExperimentSpec
 
 Measure: TypeAlias = Callable[[Task, TrialConfig], float]
 """Training images per second of a config on one worker of this machine."""
 
-TRIALS_FOR_A_CLAIM = 50
-REPLICATES_FOR_A_CLAIM = 10
 GP_SECONDS_PER_ASK = 0.9
 """Measured with Optuna 5.0 on one CPU core, after the random trials."""
 MOST_IN_FLIGHT = 4
@@ -217,17 +216,8 @@ def _notes(spec: ExperimentSpec, grid_size: int | None) -> list[str]:
 
 
 def _comparison_notes(spec: ExperimentSpec, grid_size: int | None) -> list[str]:
-    trials, replicates = spec.budget.trials, spec.replicates
-    notes = []
-    if trials < TRIALS_FOR_A_CLAIM:
-        notes.append(
-            f"{trials} trials per study make a demonstration: "
-            f"a comparison of methods needs {TRIALS_FOR_A_CLAIM} or more"
-        )
-    if replicates < REPLICATES_FOR_A_CLAIM:
-        notes.append(
-            f"too few replicates for a claim: {replicates}, where {REPLICATES_FOR_A_CLAIM} are the least"
-        )
+    trials = spec.budget.trials
+    notes = [note for note in (few_trials(trials), few_replicates(spec.replicates)) if note]
     if grid_size is not None and grid_size < trials:
         notes.append(f"the grid has {grid_size} points, fewer than the {trials} trials of other methods")
     return notes

@@ -23,6 +23,12 @@ from search.output import clean
 if TYPE_CHECKING:
     from storage.records import StudyProgress
 
+ENDED_FOR_A_PACE = 5
+SHARE_FOR_A_PACE = 0.03
+LEAST_FOR_A_PACE = 2
+"""Trials that have to end before the time left is estimated: so many, or, where trials are few and long,
+that share of the plan, but at least the last number."""
+
 LINE_INTERVAL = 10.0
 """Seconds between two lines of progress where the output is not a terminal."""
 
@@ -90,18 +96,22 @@ def by_method(
     return rows
 
 
-def remaining_seconds(*, finished_before: int, finished: int, planned: int, elapsed: float) -> float | None:
-    """How long the rest takes at the pace since the watching began; None before a trial has ended."""
-    done = finished - finished_before
-    if done <= 0 or elapsed <= 0:
+def remaining_seconds(*, ended: int, finished: int, planned: int, elapsed: float) -> float | None:
+    """How long the rest takes if it goes on as it went: `ended` trials in `elapsed` seconds.
+
+    None while too few have ended to tell.
+    """
+    enough = min(ENDED_FOR_A_PACE, max(LEAST_FOR_A_PACE, SHARE_FOR_A_PACE * planned))
+    if ended < enough or elapsed <= 0:
         return None
-    return max(0, planned - finished) * elapsed / done
+    return max(0, planned - finished) * elapsed / ended
 
 
 class Pace:
-    """The time that is left, from what has ended since the first trial was seen to end.
+    """The time that is left, by what has ended since the first trial was seen to end.
 
-    Not since the first look: the start of workers is no part of the pace.
+    Not since the first look: the start of workers, and a first trial that waits for all that a
+    process does once, are no part of the pace. Trials that had ended before are none either.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -120,7 +130,7 @@ class Pace:
             return None
         before, since = self._base
         return remaining_seconds(
-            finished_before=before,
+            ended=finished - before,
             finished=finished,
             planned=sum(method.planned for method in methods),
             elapsed=self._clock() - since,

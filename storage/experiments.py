@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
-from storage.database import Database, constraint_of
+from storage.database import Database, constraint_of, lock_number
 from storage.errors import ExperimentBusy, ExperimentExists, ExperimentNotFound, ValueRefused
 from storage.records import ExperimentRecord, ExperimentState, StudyRecord
 from storage.values import json_text, storable
@@ -35,6 +35,14 @@ UPDATE shoal.experiments SET spec = CAST(:spec AS json), updated_at = now() WHER
 """  # noqa: S608
 
 SET_STATE = "UPDATE shoal.experiments SET state = :state, updated_at = now() WHERE id = :id"
+
+HELD = """
+SELECT (CAST(classid AS bigint) << 32) | CAST(objid AS bigint)
+FROM pg_locks
+WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+"""The numbers of the advisory locks that are held in this database; Postgres shows each in two halves."""
 
 REQUEST_STOP = "UPDATE shoal.experiments SET stop_requested = :flag, updated_at = now() WHERE id = :id"
 
@@ -142,7 +150,7 @@ class Experiments:
 
         Raises `ExperimentBusy` at once if somebody else is.
         """
-        with self.database.lock(f"experiment:{experiment.id}", wait=False) as held:
+        with self.database.lock(control_key(experiment.id), wait=False) as held:
             if not held:
                 raise ExperimentBusy(
                     f"the experiment {experiment.name!r} is being run by another process: wait for it, "
@@ -150,11 +158,26 @@ class Experiments:
                 )
             yield
 
+    def controlled(self, experiment_ids: Iterable[int]) -> frozenset[int]:
+        """Which of the experiments a living process controls now; takes no lock itself.
+
+        A state that was read before may be newer or older than this: a controller takes the lock
+        before it says that it runs, and gives it back after it has said how that ended.
+        """
+        with self.database.begin() as connection:
+            held = frozenset(connection.scalars(text(HELD)))
+        return frozenset(number for number in experiment_ids if lock_number(control_key(number)) in held)
+
     def _update(self, statement: str, **values: Any) -> None:
         with self.database.begin() as connection:
             found = connection.execute(text(statement), values).rowcount
         if not found:
             raise ExperimentNotFound(f"there is no experiment with id {values['id']}")
+
+
+def control_key(experiment_id: int) -> str:
+    """The key of the lock that an experiment's controller holds."""
+    return f"experiment:{experiment_id}"
 
 
 def _add_studies(connection: Connection, experiment_id: int, studies: Studies) -> None:

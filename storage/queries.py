@@ -33,12 +33,20 @@ CASE result.value_type WHEN 'INF_POS' THEN float8 'Infinity' WHEN 'INF_NEG' THEN
                        ELSE result.value END
 """
 
+TRAINED = """
+trial.state = 'COMPLETE' AND NOT EXISTS (
+    SELECT FROM trial_user_attributes AS note
+    WHERE note.trial_id = trial.trial_id AND note.key = 'diverged' AND note.value_json = 'true')
+"""
+"""Complete, and not diverged: that has the metric's worst value, and is never the best."""
+
 PROGRESS = f"""
 SELECT study.id, study.experiment_id, study.method, study.replicate, study.name,
        coalesce(counted.waiting, 0) AS waiting, coalesce(counted.running, 0) AS running,
        coalesce(counted.complete, 0) AS complete, coalesce(counted.pruned, 0) AS pruned,
        coalesce(counted.failed, 0) AS failed,
-       spent.epochs, spent.seconds, counted.best
+       spent.epochs, spent.seconds, counted.best,
+       EXISTS (SELECT FROM studies WHERE study_name = study.name) AS present
 FROM shoal.experiment_studies AS study
 LEFT JOIN LATERAL (
     SELECT count(*) FILTER (WHERE trial.state = 'WAITING') AS waiting,
@@ -47,8 +55,8 @@ LEFT JOIN LATERAL (
            count(*) FILTER (WHERE trial.state = 'PRUNED') AS pruned,
            count(*) FILTER (WHERE trial.state = 'FAIL') AS failed,
            CASE WHEN min(direction.direction) = 'MAXIMIZE'
-                THEN max({VALUE}) FILTER (WHERE trial.state = 'COMPLETE')
-                ELSE min({VALUE}) FILTER (WHERE trial.state = 'COMPLETE') END AS best
+                THEN max({VALUE}) FILTER (WHERE {TRAINED})
+                ELSE min({VALUE}) FILTER (WHERE {TRAINED}) END AS best
     FROM studies AS optuna
     JOIN trials AS trial ON trial.study_id = optuna.study_id
     LEFT JOIN study_directions AS direction
@@ -58,7 +66,8 @@ LEFT JOIN LATERAL (
 ) AS counted ON true
 LEFT JOIN LATERAL (
     SELECT count(*) AS epochs, coalesce(sum(seconds), 0) AS seconds
-    FROM shoal.epochs WHERE study_id = study.id
+    FROM shoal.epochs AS epoch WHERE epoch.study_id = study.id
+      AND EXISTS (SELECT FROM trials WHERE trials.trial_id = epoch.trial_id)
 ) AS spent ON true
 WHERE study.experiment_id = :experiment_id
 ORDER BY study.id
@@ -130,7 +139,7 @@ WITH ranked AS (
         PARTITION BY study_name
         ORDER BY CASE WHEN direction = 'MAXIMIZE' THEN -value ELSE value END, number
     ) AS place
-    FROM ({CHOSEN} AND trial.state = 'COMPLETE') AS complete
+    FROM ({CHOSEN} AND {TRAINED}) AS complete
 ),
 chosen AS MATERIALIZED (SELECT * FROM ranked WHERE place = 1)
 {ROWS}
@@ -159,7 +168,9 @@ def progress(database: Database, experiment_id: int) -> list[StudyProgress]:
             raise
         nothing = dict.fromkeys(("waiting", "running", "complete", "pruned", "failed", "epochs"), 0)
         studies = Experiments(database).studies(experiment_id)
-        return [StudyProgress(study=study, **nothing, seconds=0.0, best=None) for study in studies]
+        return [
+            StudyProgress(study=study, **nothing, seconds=0.0, best=None, present=False) for study in studies
+        ]
     return [_progress(dict(row)) for row in rows]
 
 
@@ -185,7 +196,7 @@ def trials(
 
 
 def best(database: Database, experiment_id: int, *, method: str | None = None) -> list[TrialRow]:
-    """The best complete trial of every study that has one, the earlier one of equals."""
+    """The best trial of every study that has one, the earlier one of equals; see `TRAINED`."""
     return _rows(database, BEST, {"experiment_id": experiment_id, "method": method})
 
 

@@ -106,11 +106,13 @@ class StudyProgress:
     pruned: int
     failed: int
     epochs: int
-    """Trained so far, by trials in any state; an epoch that was run again counts once."""
+    """Trained so far, by trials in any state that Optuna still holds; one that was run again counts once."""
     seconds: float
     """Device seconds of those epochs."""
     best: float | None
     """The best value of a complete trial in the study's direction; None if there is none."""
+    present: bool = True
+    """Whether Optuna's tables hold the study: it may not be made yet, or somebody deleted it."""
 
     @property
     def trials(self) -> int:

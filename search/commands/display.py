@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -40,7 +41,11 @@ class RunDisplay:
         self._view.__exit__(kind, error, trace)
 
     def on_event(self, event: Event) -> None:
-        """Say what happened."""
+        """Say what happened. That nobody reads it any more (`| head`) is no reason to end a run."""
+        with suppress(BrokenPipeError):
+            self._show(event)
+
+    def _show(self, event: Event) -> None:
         match event:
             case Preparing(what):
                 self._say(f"{what} …", style="dim")

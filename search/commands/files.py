@@ -87,6 +87,10 @@ def _show_plan(plan: Plan) -> None:
         ("epochs", f"at most {format_count(plan.epochs)}"),
         ("time", _time(plan)),
     ]
+    if plan.speeds:
+        rates = [speed.images_per_second for speed in plan.speeds]
+        span = dict.fromkeys(format_number(rate) for rate in (min(rates), max(rates)))
+        rows.append(("speed", f"{' to '.join(span)} images/s per worker"))
     output.show(output.facts(rows), "")
     methods = [
         (method.name, method.trials, method.epochs, _settings(method.settings)) for method in plan.methods
@@ -106,8 +110,8 @@ def _time(plan: Plan) -> str:
         return "not measured"
     low, high = (format_seconds(seconds) for seconds in plan.seconds)
     span = low if low == high else f"{low} to {high}"
-    speeds = " to ".join(dict.fromkeys(format_number(speed.images_per_second) for speed in plan.speeds))
-    return f"{span} on {plan.workers} workers of this machine ({speeds} images/s each), without pruning"
+    workers = f"{plan.workers} worker{'' if plan.workers == 1 else 's'}"
+    return f"{span} on {workers} of this machine, without pruning"
 
 
 def schema() -> None:

@@ -6,8 +6,8 @@ They import neither torch nor Ray nor Optuna: everything they show is one or two
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -17,18 +17,56 @@ from rich.text import Text
 
 from search import output
 from search.commands.options import AsJson, DatabaseUrl, Experiment, TrialState, flag, opened
-from search.failures import not_found
+from search.failures import ExitCode, not_found
 from search.formats import format_number, format_seconds, format_time, format_value
 from search.progress import MethodProgress, ProgressView, by_method, progress_table
 
 if TYPE_CHECKING:
     from storage.database import Database
+    from storage.experiments import Experiments
     from storage.records import ExperimentRecord, StudyProgress, TrialRow
 
 ENDED = frozenset({"finished", "stopped", "failed"})
 """States in which an experiment waits for nobody but its owner."""
 
+INTERRUPTED = "interrupted"
+"""What is shown for an experiment that should be run by a process and is not."""
+
+SECOND_LOOK = 0.1
+"""Seconds after which we look again at an experiment that seems interrupted."""
+
 Method = Annotated[str | None, Parameter(help="Only this method.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at an experiment shows."""
+
+    record: ExperimentRecord
+    studies: Sequence[StudyProgress]
+    methods: Sequence[MethodProgress]
+    controlled: bool
+    """A living process runs it."""
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will happen unless somebody goes on with it."""
+        return self.record.state in ENDED or not self.controlled
+
+    @property
+    def interrupted(self) -> bool:
+        """Its controller died: nobody could say how it ended."""
+        return self.record.state not in ENDED and not self.controlled
+
+    def headline(self) -> Text:
+        """Its name and state."""
+        name, state = output.clean(self.record.name), self.record.state
+        if self.interrupted:
+            said = Text(f"{INTERRUPTED}: no process runs it; shoal resume {name} goes on", style="yellow")
+        else:
+            asked = self.record.stop_requested and state == "running"
+            said = Text(f"{state}{', asked to stop' if asked else ''}")
+        return Text.assemble((name, "bold"), "  ", said)
 
 
 def status(
@@ -44,77 +82,114 @@ def status(
         if experiment is None:
             _list(connection, as_json=as_json)
             return
-        record, rows, methods = look(connection, experiment)
+        seen = look(connection, experiment)
     if as_json:
-        output.document("status/1", _status(record, rows, methods))
+        output.document("status/1", _status(seen))
         return
-    asked = ", asked to stop" if record.stop_requested and record.state == "running" else ""
-    output.show(Text.assemble((output.clean(record.name), "bold"), f"  {record.state}{asked}"))
-    output.show(progress_table(methods, str(record.spec["metric"])))
+    output.show(seen.headline(), progress_table(seen.methods, str(seen.record.spec["metric"])))
     if studies:
-        output.show("", _studies(rows))
+        output.show("", _studies(seen.studies))
+    tell_missing(seen)
 
 
 def _list(connection: Database, *, as_json: bool) -> None:
-    from storage.experiments import Experiments
-
-    records = Experiments(connection).list()
+    records, controlled = _everything(connection)
+    if any(is_interrupted(record, controlled) for record in records):
+        time.sleep(SECOND_LOOK)
+        records, controlled = _everything(connection)
     if as_json:
         found = [
-            {"experiment": r.name, "state": r.state, "created_at": r.created_at.isoformat(),
-             "updated_at": r.updated_at.isoformat(), "methods": list(r.spec["methods"]),
-             "replicates": r.spec["replicates"]}
+            {"experiment": r.name, "state": r.state, "controlled": r.id in controlled,
+             "created_at": r.created_at.isoformat(), "updated_at": r.updated_at.isoformat(),
+             "methods": list(r.spec["methods"]), "replicates": r.spec["replicates"]}
             for r in records
         ]  # fmt: skip
         output.document("experiments/1", {"experiments": found})
     elif records:
         rows = [
-            (r.name, r.state, ", ".join(r.spec["methods"]), r.spec["replicates"], format_time(r.created_at))
+            (r.name, INTERRUPTED if is_interrupted(r, controlled) else r.state, ", ".join(r.spec["methods"]),
+             r.spec["replicates"], format_time(r.created_at))
             for r in records
-        ]
+        ]  # fmt: skip
         output.show(output.table(("experiment", "state", "methods", "replicates", "created"), rows))
     else:
         output.message("no experiments yet; shoal init writes a file to start from")
 
 
-def look(
-    connection: Database, experiment: str
-) -> tuple[ExperimentRecord, list[StudyProgress], list[MethodProgress]]:
-    """An experiment, how far its studies are, and the same per method. Raises `ExperimentNotFound`."""
+def _everything(connection: Database) -> tuple[list[ExperimentRecord], frozenset[int]]:
+    """All experiments, and the numbers of those that a living process runs."""
+    from storage.experiments import Experiments
+
+    experiments = Experiments(connection)
+    records = experiments.list()
+    return records, experiments.controlled(record.id for record in records)
+
+
+def is_interrupted(record: ExperimentRecord, controlled: Collection[int]) -> bool:
+    """Whether it should be run by a process and is not."""
+    return record.state not in ENDED and record.id not in controlled
+
+
+def look(connection: Database, experiment: str) -> Look:
+    """How far an experiment is. Raises `ExperimentNotFound`.
+
+    Takes `SECOND_LOOK` seconds more for one that seems interrupted.
+    """
     from storage import queries
     from storage.experiments import Experiments
 
-    record = Experiments(connection).get(experiment)
+    experiments = Experiments(connection)
+    record, controlled = _controlled(experiments, experiment)
+    if is_interrupted(record, controlled):
+        # State and lock are two statements: it may have begun or ended in between.
+        time.sleep(SECOND_LOOK)
+        record, controlled = _controlled(experiments, experiment)
     rows = queries.progress(connection, record.id)
     maximize = queries.direction(connection, record.id) != "minimize"
-    return record, rows, by_method(rows, record.spec, maximize=maximize)
+    return Look(record, rows, by_method(rows, record.spec, maximize=maximize), record.id in controlled)
 
 
-def _status(
-    record: ExperimentRecord, rows: Sequence[StudyProgress], methods: Sequence[MethodProgress]
-) -> dict[str, object]:
+def _controlled(experiments: Experiments, name: str) -> tuple[ExperimentRecord, frozenset[int]]:
+    record = experiments.get(name)
+    return record, experiments.controlled([record.id])
+
+
+def tell_missing(seen: Look) -> None:
+    """Tell of studies that Optuna doesn't hold, unless they are just being made."""
+    missing = sum(not row.present for row in seen.studies)
+    if missing and not seen.controlled:
+        output.message(
+            f"{missing} of {len(seen.studies)} studies are not in Optuna's tables: deleted there, "
+            f"or not made yet; shoal resume {seen.record.name} makes them anew",
+            style="yellow",
+        )
+
+
+def _status(seen: Look) -> dict[str, object]:
+    record = seen.record
     return {
         "experiment": record.name,
         "state": record.state,
+        "controlled": seen.controlled,
         "stop_requested": record.stop_requested,
         "metric": record.spec["metric"],
         "created_at": record.created_at.isoformat(),
         "updated_at": record.updated_at.isoformat(),
-        "methods": [asdict(method) | {"finished": method.finished} for method in methods],
+        "methods": [asdict(method) | {"finished": method.finished} for method in seen.methods],
         "studies": [
             {"study": row.study.name, "method": row.study.method, "replicate": row.study.replicate}
             | {key: value for key, value in asdict(row).items() if key != "study"}
-            for row in rows
+            for row in seen.studies
         ],
     }
 
 
 def _studies(rows: Sequence[StudyProgress]) -> Table:
-    columns = ("study", "complete", "pruned", "failed", "running", "waiting", "epochs", "device time", "best")
+    columns = ("study", "complete", "pruned", "failed", "open", "epochs", "device time", "best")
     return output.table(
         columns,
         [
-            (r.study.name, r.complete, r.pruned, r.failed, r.running, r.waiting, r.epochs,
+            (r.study.name, r.complete, r.pruned, r.failed, r.running + r.waiting, r.epochs,
              format_seconds(r.seconds), format_number(r.best))
             for r in rows
         ],
@@ -129,23 +204,26 @@ def watch(
     interval: Annotated[PositiveFloat, Parameter(help="Seconds between two looks.")] = 2.0,
     database: DatabaseUrl = None,
     as_json: AsJson = False,
-) -> None:
-    """Follow an experiment until it ends; Ctrl-C leaves it alone. With --json, a line per look."""
+) -> int:
+    """Follow an experiment until it ends; Ctrl-C leaves it alone. With --json, a line per look.
+
+    One that was interrupted has ended as well, with exit code 1.
+    """
     with opened(database) as connection:
-        record, rows, methods = look(connection, experiment)
-        with ProgressView(record.name, str(record.spec["metric"]), output.stderr()) as view:
+        seen = look(connection, experiment)
+        with ProgressView(seen.record.name, str(seen.record.spec["metric"]), output.stderr()) as view:
             while True:
                 if as_json:
-                    output.line("status/1", _status(record, rows, methods))
+                    output.line("status/1", _status(seen))
                 else:
-                    view.update(methods)
-                if record.state in ENDED:
+                    view.update(seen.methods)
+                if seen.ended:
                     break
                 time.sleep(interval)
-                record, rows, methods = look(connection, experiment)
+                seen = look(connection, experiment)
     if not as_json:
-        output.show(Text.assemble((output.clean(record.name), "bold"), f"  {record.state}"))
-        output.show(progress_table(methods, str(record.spec["metric"])))
+        output.show(seen.headline(), progress_table(seen.methods, str(seen.record.spec["metric"])))
+    return ExitCode.FAILED if seen.interrupted else ExitCode.OK
 
 
 def trials(
@@ -172,10 +250,15 @@ def trials(
     if as_json:
         output.document("trials/1", {"experiment": record.name, "trials": [trial_json(row) for row in rows]})
         return
-    columns = ("method", "rep", "trial", "state", "value", "epochs", "seconds", "config", "reason")
+    if not rows:
+        output.message(f"no trials to list; shoal status {record.name} says how many there are")
+        return
+    # Most experiments have no reasons, and the width is better spent on configs.
+    reasons = ("reason",) if any(row.reason for row in rows) else ()
+    columns = ("method", "rep", "trial", "state", "value", "epochs", "seconds", "config", *reasons)
     found = [
         (r.method, r.replicate, r.number, "diverged" if r.diverged else r.state, format_number(r.value),
-         r.epochs, f"{r.seconds:.1f}", _config(r.params), r.reason or "")
+         r.epochs, f"{r.seconds:.1f}", _config(r.params), *([r.reason or ""] if reasons else []))
         for r in rows
     ]  # fmt: skip
     output.show(output.table(columns, found, numbers=("rep", "trial", "value", "epochs", "seconds")))

@@ -14,7 +14,7 @@ from search import output
 from search.commands.options import AsJson, DatabaseUrl, DeviceOption, Experiment, flag, opened
 from search.commands.reading import best_trials
 from search.failures import not_found
-from search.formats import NOTHING, format_number, format_seconds, format_spread
+from search.formats import NOTHING, format_count, format_number, format_seconds, format_spread
 
 if TYPE_CHECKING:
     from search.compare.base import Comparison
@@ -24,21 +24,33 @@ REPORTS = Path("reports")
 """Under the current folder; `shoal run` writes a folder per experiment there."""
 
 
-COUNTED = ("pruned", "diverged", "failed")
-
-
 def report_folder(experiment: str) -> Path:
     """Where an experiment's report goes unless told; names can't climb out, they hold no slash."""
     return REPORTS / experiment
 
 
-def comparison_table(comparison: Comparison, summary: Summary) -> Table:
-    """The report's headline table for a terminal."""
-    metric = output.clean(comparison.metric)
-    values, costs = ["median", "mean ± sd", "range"], ["trials", *COUNTED, "epochs", "device time"]
-    if summary.common_epochs is not None:
-        values.append(f"at {summary.common_epochs} epochs")
-    numbers = [*values, *costs]
+def comparison_tables(comparison: Comparison, summary: Summary) -> tuple[Table, str, Table]:
+    """The report's headline numbers and costs: two tables, for side by side they take 120 columns."""
+    replicates = comparison.replicates
+    return (
+        _titled(
+            _values(summary),
+            f"best validation {output.clean(comparison.metric)} of each study, "
+            f"over {replicates} replicate{'' if replicates == 1 else 's'}",
+        ),
+        "",
+        _titled(_costs(summary), "what became of the trials, and what they cost"),
+    )
+
+
+def _titled(table: Table, title: str) -> Table:
+    table.title, table.title_justify, table.title_style = title, "left", "italic"
+    return table
+
+
+def _values(summary: Summary) -> Table:
+    common = summary.common_epochs
+    numbers = ["median", "mean ± sd", "range", *([] if common is None else [f"at {common} epochs"])]
     rows: list[list[object]] = []
     for m in summary.methods:
         shared = [format_number(m.at_common_epochs.median if m.at_common_epochs else None)]
@@ -48,18 +60,20 @@ def comparison_table(comparison: Comparison, summary: Summary) -> Table:
                 Text(format_number(m.best.median if m.best else None), style="bold"),
                 _mean(m.best),
                 f"{format_number(m.best.low)} to {format_number(m.best.high)}" if m.best else NOTHING,
-                *(shared if summary.common_epochs is not None else []),
-                m.counts.finished,
-                *(getattr(m.counts, outcome) for outcome in COUNTED),
-                m.epochs,
-                format_seconds(m.seconds),
+                *([] if common is None else shared),
             ]
         )
-    table = output.table(("method", *numbers), rows, numbers=numbers)
-    table.title = f"best validation {metric} of each study, over {comparison.replicates} replicates"
-    table.title_justify = "left"
-    table.title_style = "italic"
-    return table
+    return output.table(("method", *numbers), rows, numbers=numbers)
+
+
+def _costs(summary: Summary) -> Table:
+    numbers = ("trials", "pruned", "diverged", "failed", "epochs", "device time")
+    rows = [
+        (m.method, m.counts.finished, m.counts.pruned, m.counts.diverged, m.counts.failed,
+         format_count(m.epochs), format_seconds(m.seconds))
+        for m in summary.methods
+    ]  # fmt: skip
+    return output.table(("method", *numbers), rows, numbers=numbers)
 
 
 def _mean(spread: Spread | None) -> str:
@@ -91,7 +105,7 @@ def report(
     if as_json:
         output.text(render_json(comparison, summary))
         return
-    output.show(comparison_table(comparison, summary))
+    output.show(*comparison_tables(comparison, summary))
     output.show("", f"report: {files.html.resolve()}")
     for note in summary.notes:
         output.message(f"note: {note.text}")
@@ -113,6 +127,8 @@ def export(
 
     with opened(database) as connection:
         rows = trial_rows(connection, experiment) if what == "trials" else epoch_rows(connection, experiment)
+    if not rows:
+        output.message(f"no {what} to export; shoal status {experiment} says how far it is")
     if out is None:
         import sys
 

@@ -21,7 +21,7 @@ from search.commands.options import (
     Trainer,
     opened,
 )
-from search.commands.reporting import comparison_table, report_folder
+from search.commands.reporting import comparison_tables, report_folder
 from search.failures import ExitCode, bad_input, unreachable
 from search.formats import format_seconds
 
@@ -85,12 +85,18 @@ def stop(experiment: Experiment, /, *, database: DatabaseUrl = None, as_json: As
         running = record.state == "running"
         if running:
             experiments.request_stop(record.id)
+        controlled = record.id in experiments.controlled([record.id])
     if as_json:
         output.document(
             "stop/1", {"experiment": record.name, "state": record.state, "stop_requested": running}
         )
-    if running:
+    if running and controlled:
         output.message(f"asked {record.name} to stop; shoal resume {record.name} goes on with it")
+    elif running:
+        # Workers that outlived their controller are told as well.
+        output.message(
+            f"{record.name} was interrupted: no process runs it; shoal resume {record.name} goes on"
+        )
     else:
         output.message(f"{record.name} is {record.state}: nothing to stop")
 
@@ -139,7 +145,7 @@ def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
         }
         output.document("run/1", body)
     else:
-        output.show(comparison_table(comparison, summary), "", f"report: {files.html.resolve()}")
+        output.show(*comparison_tables(comparison, summary), "", f"report: {files.html.resolve()}")
     for note in summary.notes:
         output.message(f"note: {note.text}")
     return _end(outcome, display.signal, again)

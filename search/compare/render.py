@@ -28,6 +28,7 @@ from search.formats import (
     NOTHING,
     format_count,
     format_number,
+    format_revision,
     format_seconds,
     format_spread,
     format_time,
@@ -152,7 +153,7 @@ def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, st
         if isinstance(entry, Mapping) and entry:
             rows.extend(flatten(entry, f"{prefix}{key}."))
         elif isinstance(entry, list | tuple):
-            rows.append((f"{prefix}{key}", ", ".join(format_value(item) for item in entry)))
+            rows.append((f"{prefix}{key}", ", ".join(format_value(item) for item in entry) or NOTHING))
         else:
             rows.append((f"{prefix}{key}", NOTHING if isinstance(entry, Mapping) else format_value(entry)))
     return rows
@@ -207,6 +208,7 @@ def _environment(*, autoescape: bool, finalize: object) -> jinja2.Environment:
         "count": format_count,
         "seconds": format_seconds,
         "time": format_time,
+        "revision": format_revision,
     }
     environment.globals |= {"strip": strip, "series": series}
     return environment

@@ -18,20 +18,12 @@ from __future__ import annotations
 import math
 import statistics
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from search.compare.base import Comparison, Direction, StudyOutcome, TrialOutcome
-
-REPLICATES_FOR_A_CLAIM = 10
-"""Fewer replicates can't carry a claim about methods (Bouthillier et al. 2021 ask for about 29)."""
-
-TRIALS_FOR_A_COMPARISON = 50
-"""TPE and GP begin with 10 random trials; studies with fewer trials than this only demonstrate."""
-
-UNEQUAL_BUDGETS = 1.1
-"""Ratio of epochs spent per study between methods above which the report points it out."""
+from search.compare.notes import Note, notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +154,6 @@ class MethodSummary:
     incumbent: Incumbent | None
     """The best of the replicates' incumbents."""
     curve: tuple[BandPoint, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Something a reader must know before believing a number; `kind` is stable, `text` is prose."""
-
-    kind: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,84 +312,3 @@ def band(curves: Sequence[Sequence[Point]]) -> tuple[BandPoint, ...]:
         values = [value for curve in curves if (value := value_at(curve, epochs)) is not None]
         points.append(BandPoint(epochs, statistics.median(values), min(values), max(values)))
     return tuple(points)
-
-
-def notes(
-    comparison: Comparison,
-    methods: Sequence[MethodSummary],
-    studies: Sequence[StudySummary],
-    common: int | None,
-) -> tuple[Note, ...]:
-    """What a reader must know before believing the numbers, the gravest first."""
-    found: list[Note] = []
-    open_trials = sum(study.counts.running + study.counts.waiting for study in studies)
-    if comparison.state != "finished" or open_trials:
-        done = sum(study.counts.finished for study in studies)
-        found.append(
-            Note(
-                "provisional",
-                f"The experiment is {comparison.state}: {done} trials have finished and {open_trials} are "
-                "waiting or running. All numbers are provisional.",
-            )
-        )
-    empty = [method.method for method in methods if method.best is None]
-    if empty:
-        found.append(
-            Note(
-                "no_completed_trial",
-                f"No trial was trained to its end for: {', '.join(empty)}. No best value.",
-            )
-        )
-    if methods and comparison.replicates < REPLICATES_FOR_A_CLAIM:
-        found.append(
-            Note(
-                "too_few_replicates",
-                f"Too few replicates for a claim: {comparison.replicates} "
-                f"({REPLICATES_FOR_A_CLAIM} or more are needed). No method is named the winner.",
-            )
-        )
-    fewest = min((study.counts.finished for study in studies), default=0)
-    if studies and fewest < TRIALS_FOR_A_COMPARISON:
-        found.append(
-            Note(
-                "demonstration",
-                f"A demonstration: studies have as few as {fewest} finished trials, and a comparison of "
-                f"methods takes {TRIALS_FOR_A_COMPARISON} or more (TPE and GP begin with 10 random ones).",
-            )
-        )
-    found.extend(_budget_notes(methods, common))
-    failed = sum(method.counts.failed for method in methods)
-    if failed:
-        found.append(Note("failed_trials", f"{failed} trials failed; 'shoal trials' shows their reasons."))
-    if any(method.best for method in methods):
-        found.append(
-            Note(
-                "selection",
-                "A best validation value was selected among many trials, so it flatters every method. "
-                "'shoal score' retrains the best config once and scores it on the sealed test set.",
-            )
-        )
-    return tuple(found)
-
-
-def _budget_notes(methods: Sequence[MethodSummary], common: int | None) -> list[Note]:
-    """Whether the methods spent the same, on the axes of trials and epochs."""
-    found = []
-    trials = {m.method: m.counts.finished / m.replicates for m in methods if m.replicates}
-    epochs = {m.method: m.epochs / m.replicates for m in methods if m.replicates}
-    if trials and min(trials.values()) > 0 and max(trials.values()) > min(trials.values()):
-        found.append(Note("unequal_trials", f"Finished trials per study differ: {_listed(trials)}."))
-    spread = min(epochs.values(), default=0)
-    if common is not None and spread > 0 and max(epochs.values()) > UNEQUAL_BUDGETS * spread:
-        found.append(
-            Note(
-                "unequal_epochs",
-                f"Epochs spent per study differ: {_listed(epochs)}. "
-                f"The values at equal epochs are those after {common} epochs, which every study spent.",
-            )
-        )
-    return found
-
-
-def _listed(amounts: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {amount:.4g}" for name, amount in amounts.items())

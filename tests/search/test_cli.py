@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +200,32 @@ def test_report(stored: Database, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status"],
+        ["status", "stored", "--studies"],
+        ["trials", "stored"],
+        ["best", "stored"],
+        ["report", "stored"],
+    ],
+)
+def test_tables_fit_a_terminal_of_80_columns(
+    arguments: list[str],
+    stored: Database,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wide = printed(capsys, *arguments)[0]
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = printed(capsys, *arguments)[0]
+    lines = [line for line in narrow.splitlines() if not line.startswith("report: ")]
+    assert max(map(len, lines)) <= 80
+    assert "…" not in narrow
+    for word in ("random", "tpe", *re.findall(r"\b0\.\d+\b", wide)):
+        assert word in narrow
+
+
 def test_a_report_that_is_only_printed_writes_nothing(
     stored: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,6 +314,23 @@ def test_schema_is_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert "space" in found["properties"]
 
 
+@pytest.mark.parametrize("arguments", [["trials", "stored"], ["status", "--json"], ["plan", "--help"]])
+def test_a_reader_that_has_seen_enough_is_no_error(stored: Database, arguments: list[str]) -> None:
+    gone, end = os.pipe()
+    os.close(gone)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "search.cli", *arguments],
+            stdout=end,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(end)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_mistakes_of_ours_show_a_traceback_only_on_request(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -329,5 +373,14 @@ def test_looking_imports_nothing_heavy(arguments: list[str], stored: Database) -
     done = subprocess.run(
         [sys.executable, "-c", PROBE.format(heavy=HEAVY), *arguments],
         capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1] == "HEAVY 0 []"
+
+
+def test_help_imports_no_database_and_no_metadata() -> None:
+    slow = ("sqlalchemy", "psycopg2", "pydantic", "importlib.metadata", "objectives.base")
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE.format(heavy=slow), "--help"],
+        capture_output=True, text=True, check=True, cwd=Path(search.cli.__file__).parents[1],
     )  # fmt: skip
     assert done.stderr.splitlines()[-1] == "HEAVY 0 []"

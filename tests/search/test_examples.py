@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from search.plan import make_plan
-from search.settings import METHODS, PRUNER_SETTINGS, MethodSettings, PrunerSettings
+from search.settings import METHODS, PRUNER_SETTINGS, AshaSettings, MethodSettings, PrunerSettings
 from search.spec import Budget, DataSettings, ExperimentSpec, load_spec, schema
 from search.template import template
 from search.yaml_file import parse
@@ -82,7 +82,7 @@ def test_digits_is_the_demo() -> None:
     assert (spec.replicates, spec.budget.trials, plan.grid_points) == (5, 20, 20)
     assert (plan.studies, plan.trials, plan.epochs) == (15, 300, 1500)
     assert {"loss", "lambda", "learning_rate", "batch_size", "optimizer"} == set(spec.space)
-    assert spec.pruner.name != "none"
+    assert spec.pruner == AshaSettings(min_epochs=1, eta=2)
 
 
 @pytest.mark.shared_data

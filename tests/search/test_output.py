@@ -12,7 +12,7 @@ from rich.console import Console
 
 from search import output
 from search.failures import CommandError, ExitCode, Failure, failure_of, not_found
-from search.formats import format_count, format_number, format_seconds, format_value
+from search.formats import format_count, format_number, format_revision, format_seconds, format_value
 from search.problems import Problem, SpecError
 from search.progress import (
     MethodProgress,
@@ -158,7 +158,34 @@ def test_durations(seconds: float, words: str) -> None:
 def test_numbers_and_values() -> None:
     assert [format_number(v) for v in (None, 0.97126, 1e-05, 12)] == ["–", "0.9713", "1e-05", "12"]
     assert [format_value(v) for v in (True, None, 64, "full", 0.1)] == ["true", "–", "64", "full", "0.1"]
-    assert format_count(1234567) == "1\u202f234\u202f567"
+    assert format_count(1234567) == "1,234,567"
+    assert [format_number(v) for v in (9999.4, 9999.9, 14362.7, -14362.7, 9_999_999, 2.5e7)] == [
+        "9999", "10,000", "14,360", "-14,360", "1e+07", "2.5e+07",
+    ]  # fmt: skip
+
+
+def test_revisions_are_short_and_keep_their_mark() -> None:
+    assert format_revision("0123456789abcdef0123456789abcdef01234567") == "0123456789ab"
+    assert format_revision("0123456789abcdef0123456789abcdef01234567+changes") == "0123456789ab+changes"
+    assert format_revision("0123abc") == "0123abc"
+
+
+def test_paths_are_not_folded_in_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    output.show(f"report: /{'x' * 60}")
+    assert f"report: /{'x' * 60}\n" in capsys.readouterr().out
+
+
+def test_a_number_that_is_cut_shows_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "12")
+    output.show(output.table(("a", "b"), [("0.12345", "0.67890")], numbers=("a", "b")))
+    out = capsys.readouterr().out
+    assert "0.67890" not in out
+    assert "…" in out.splitlines()[1]
 
 
 def test_progress_adds_up_per_method() -> None:
@@ -182,18 +209,56 @@ def test_planned_trials_of_a_grid_are_its_points() -> None:
     assert planned_trials(progress("tpe", complete=30), spec) == 30
 
 
+@pytest.mark.parametrize(
+    ("ended", "finished", "planned", "elapsed", "left"),
+    [
+        (10, 20, 50, 5.0, 15.0),
+        (5, 5, 300, 2.0, 118.0),
+        (4, 4, 300, 2.0, None),  # neither five nor 3 %
+        (3, 3, 100, 6.0, 194.0),  # 3 % of few and long trials
+        (2, 2, 100, 6.0, None),
+        (2, 2, 10, 6.0, 24.0),
+        (1, 1, 10, 6.0, None),  # one trial tells nothing, whatever its share
+        (0, 10, 50, 5.0, None),
+        (5, 50, 50, 5.0, 0.0),
+    ],
+)
+def test_time_left_by_what_has_ended(
+    ended: int, finished: int, planned: int, elapsed: float, left: float | None
+) -> None:
+    found = remaining_seconds(ended=ended, finished=finished, planned=planned, elapsed=elapsed)
+    assert found == (None if left is None else pytest.approx(left))
+
+
 def test_time_left_follows_the_pace_since_the_first_end() -> None:
-    assert remaining_seconds(finished_before=10, finished=20, planned=50, elapsed=5) == 15
-    assert remaining_seconds(finished_before=10, finished=10, planned=50, elapsed=5) is None
+    """300 trials of which two end per second, after workers took a minute to start."""
     clock = Clock()
     pace = Pace(clock)
-    assert pace.remaining([method(complete=4)]) is None
-    clock.now += 60  # workers start
-    assert pace.remaining([method(complete=7)]) is None
-    clock.now += 3
-    assert pace.remaining([method(complete=8)]) == 6
-    clock.now += 3
-    assert pace.remaining([method(complete=10)]) == 0
+    assert pace.remaining([method(planned=300, complete=4)]) is None  # of an earlier run
+    clock.now += 60
+    assert pace.remaining([method(planned=300, complete=5)]) is None
+    told = []
+    for second in range(1, 11):
+        clock.now += 1
+        told.append(pace.remaining([method(planned=300, complete=5 + 2 * second)]))
+    assert told[:2] == [None, None]
+    assert told[2:] == pytest.approx([(300 - 5 - 2 * second) / 2 for second in range(3, 11)])
+
+
+def test_no_time_left_is_printed_after_a_first_trial_of_many() -> None:
+    clock, target = Clock(), io.StringIO()
+    with ProgressView("demo", "accuracy", Console(file=target), clock) as view:
+        for complete in (0, 1, 2, 3, 21):
+            clock.now += 10
+            view.update([method(planned=300, complete=complete)])
+    lines = target.getvalue().splitlines()
+    assert [line.partition(" | ")[0] for line in lines] == [
+        "demo: 0/300 trials",
+        "demo: 1/300 trials",
+        "demo: 2/300 trials",
+        "demo: 3/300 trials",
+        "demo: 21/300 trials, about 6 min 58 s left",
+    ]
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
@@ -203,7 +268,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
         clock.now += 1
         view.update([method(complete=2)])
         clock.now += 10
-        view.update([method(complete=3, best=0.91234)])
+        view.update([method(complete=4, best=0.91234)])
         clock.now += 1
         view.update([method(complete=10, best=0.91234)])
         view.update([method(complete=10, best=0.91234)])
@@ -211,7 +276,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
     assert len(lines) == 3
     assert lines[2] == "demo: 10/10 trials | tpe 10/10 best 0.9123"
     assert lines[0] == "demo: 1/10 trials | tpe 1/10 best –"
-    assert "3/10" in lines[1]
+    assert "4/10" in lines[1]
     assert "best 0.9123" in lines[1]
     assert "left" in lines[1]
     assert "\x1b" not in target.getvalue()

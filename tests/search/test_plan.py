@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from objectives.base import Task, TrialConfig, TrialError
+from search.evidence import few_replicates, few_trials
 from search.plan import GP_SECONDS_PER_ASK, Plan, corners, make_plan
 from search.spec import ExperimentSpec, read_spec
 
@@ -99,8 +100,8 @@ def notes(**changes: object) -> str:
 
 
 def test_notes() -> None:
-    assert "10 trials per study make a demonstration" in notes()
-    assert "too few replicates for a claim: 3" in notes()
+    assert few_trials(10) in notes()
+    assert few_replicates(3) in notes()
     assert "the grid has 6 points, fewer than the 10 trials" in notes()
     assert "upper bounds: the pruner `median`" in notes(pruner="median")
     assert "tpe begins with 10 random trials, so all 10" in notes(methods={"tpe": {}})

@@ -266,3 +266,26 @@ def test_flatten_names_nested_settings() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": True}}, "e": [1, 0.5], "f": None, "g": {}}) == [
         ("a.b", "1"), ("a.c.d", "true"), ("e", "1, 0.5"), ("f", "–"), ("g", "–"),
     ]  # fmt: skip
+
+
+def test_the_revision_stands_in_the_header() -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567+changes"
+    environment = {"revision": commit, "cpu": "A CPU", "memory_gib": 23.5, "gpus": []}
+    found = comparison([study("random", 0, [trial(0, 0.5)])], environment=environment)
+    page, markdown = render_html(found, summarise(found)), render_markdown(found, summarise(found))
+    header = page[page.index("<header>") : page.index("</header>")]
+    assert "revision <code>0123456789ab+changes</code>" in header
+    assert "revision 0123456789ab+changes" in markdown.splitlines()[2]
+    for text in (page, markdown):
+        assert commit in text, "the whole of it, in the protocol"
+        assert "A CPU" in text
+        assert "23.5" in text
+    assert json.loads(render_json(found, summarise(found)))["environment"] == environment
+
+
+@pytest.mark.parametrize("environment", [{}, {"revision": None}])
+def test_without_a_revision_the_header_has_none(environment: dict[str, object]) -> None:
+    found = comparison([study("random", 0, [trial(0, 0.5)])], environment=environment)
+    page, markdown = render_html(found, summarise(found)), render_markdown(found, summarise(found))
+    assert "revision" not in page[page.index("<header>") : page.index("</header>")]
+    assert "revision" not in markdown.splitlines()[2]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC
 
 import pytest
 
-from storage.database import Database
+from storage.database import Database, lock_number
 from storage.errors import ExperimentBusy, ExperimentExists, ExperimentNotFound, ValueRefused
-from storage.experiments import Experiments
+from storage.experiments import Experiments, control_key
 
 STUDIES = [("grid", 0, "digits/grid/0"), ("grid", 1, "digits/grid/1"), ("tpe", 0, "digits/tpe/0")]
 
@@ -138,3 +139,33 @@ def test_one_controller_at_a_time(experiments, database_url):
         assert caught.value.retryable
         with Experiments(database).control(created):
             pass
+
+
+def test_who_is_controlled_is_seen_without_taking_part(experiments, database_url):
+    first = create(experiments)
+    second = create(experiments, "other", [])
+    ids = [first.id, second.id]
+    assert experiments.controlled(ids) == frozenset()
+    with Database(database_url) as elsewhere, Experiments(elsewhere).control(second):
+        assert experiments.controlled(ids) == {second.id}
+        assert experiments.controlled([first.id]) == frozenset()
+        with experiments.control(first):
+            assert experiments.controlled(ids) == set(ids)
+    assert experiments.controlled(ids) == frozenset()
+
+
+def test_a_lock_in_another_database_controls_nothing_here(experiments, postgres_url):
+    created = create(experiments)
+    with Database(postgres_url) as other, other.lock(control_key(created.id)):
+        assert experiments.controlled([created.id]) == frozenset()
+
+
+def test_the_numbers_of_locks_survive_postgres_halves(experiments):
+    """Large and negative numbers among them."""
+    ids = range(40)
+    numbers = [lock_number(control_key(number)) for number in ids]
+    assert min(numbers) < 0 < max(numbers)
+    with ExitStack() as held:
+        for number in ids:
+            held.enter_context(experiments.database.lock(control_key(number)))
+        assert experiments.controlled(range(80)) == set(ids)
