@@ -7,6 +7,7 @@ paying for a deep-learning framework.
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -246,5 +247,11 @@ def derive_seed(*parts: int | str) -> int:
     Used for every stream of chance: ``derive_seed(experiment_seed, replicate, number)`` is a
     trial's seed, ``derive_seed(trial_seed, "order", epoch)`` one epoch's permutation.
     """
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256("\x1f".join(map(_part, parts)).encode()).digest()[:8], "big") >> 1
+
+
+def _part(part: int | str) -> str:
+    """A part of a seed such that no two lists of parts are joined to the same text."""
+    if isinstance(part, str):
+        return "str:" + part.replace("\x1f", "\x1f\x1f")
+    return f"int:{operator.index(part)}"  # NumPy's whole numbers are numbers like others

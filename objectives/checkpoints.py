@@ -7,6 +7,7 @@ is the same, for it depends on its seed alone.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -22,8 +23,11 @@ from objectives.base import Choice, DataSpec, EpochReport, TrialStart
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Changes when older files can no longer be read."""
+
+DIGEST_BYTES = hashlib.sha256().digest_size
+"""Files end with the SHA-256 of what comes before: `torch.load` takes a file with flipped bits for whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +58,14 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "report": asdict(checkpoint.report),
         "state": dict(checkpoint.state),
     }
+    body = io.BytesIO()
+    torch.save(content, body)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     aside = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
+            file.write(body.getbuffer())
+            file.write(hashlib.sha256(body.getbuffer()).digest())
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
@@ -72,8 +79,12 @@ def load(path: Path, expected: str) -> Checkpoint | None:
     None, with a warning in the log, for every other file and for none.
     """
     try:
+        written = path.read_bytes()
+        body, digest = written[:-DIGEST_BYTES], written[-DIGEST_BYTES:]
+        if hashlib.sha256(body).digest() != digest:
+            raise ValueError("it is damaged, its SHA-256 is not the one it was written with")  # noqa: TRY301
         # `weights_only`: nothing in the file is executed, wherever it may come from.
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
         checkpoint = Checkpoint(content["fingerprint"], EpochReport(**content["report"]), content["state"])
     except Exception as error:  # noqa: BLE001 (damage shows as almost any kind of exception)
         logger.warning("checkpoint %s can't be read, the trial starts anew: %s", path, error)

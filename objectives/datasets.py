@@ -21,7 +21,7 @@ from objectives.base import DataSpec, ObjectiveError
 from objectives.image_folder import ImageFolderSource
 from objectives.registry import Problem, problem_of_name
 from objectives.sources import DataError, DigitsSource, LabelledImages, Source, SourceSummary
-from objectives.splits import held_out_count, hold_out, subset
+from objectives.splits import Indices, held_out_count, hold_out, subset
 from objectives.torchvision_sources import CifarSource, IdxSource, SvhnSource
 
 RESIZED_AT_ONCE = 4096
@@ -96,10 +96,7 @@ def load(spec: DataSpec, split_seed: int, device: torch.device) -> SearchData:
     same_images = replace(spec, validation=0.5)  # whatever the share, so that splits share the images
     images_NCHW, labels_N = _search_images(same_images, device)
     classes = int(labels_N.max()) + 1
-    try:
-        training, validation = hold_out(labels_N.numpy(force=True), spec.validation, split_seed)
-    except ObjectiveError as error:
-        raise DataError("data.validation", str(error), "use more images, or another share") from error
+    training, validation = _held_out(labels_N.numpy(force=True), spec, split_seed)
     training_indices = torch.from_numpy(training).to(device)
     mean_C, std_C = _statistics(images_NCHW, training_indices)
     return SearchData(
@@ -158,7 +155,7 @@ def problems_of_data(spec: DataSpec, *, batch_sizes: Sequence[int] = ()) -> list
                 f"use {most} or fewer, or leave it out",
             )
         ]
-    return _problems_of_counts(describe(spec), batch_sizes)
+    return _problems_of_counts(describe(spec), batch_sizes) or _problems_of_labels(summary, spec)
 
 
 def problems_of_test_data(spec: DataSpec) -> list[Problem]:
@@ -208,18 +205,43 @@ def _problems_of_counts(summary: DataSummary, batch_sizes: Sequence[int]) -> lis
     ]
 
 
+def _problems_of_labels(summary: SourceSummary, spec: DataSpec) -> list[Problem]:
+    """Classes with too few images, where labels are known without decoding."""
+    if summary.labels is None:
+        return []
+    labels_N = np.asarray(summary.labels, np.int64)
+    try:
+        _held_out(labels_N[_chosen(labels_N, spec)], spec, 0)  # any seed: all take as many of a class
+    except DataError as error:
+        return [error.problem]
+    return []
+
+
 @lru_cache(maxsize=2)
 def _search_images(spec: DataSpec, device: torch.device) -> tuple[Tensor, Tensor]:
     """All images that a search may use, with their labels: once per process and device."""
     found = source_of(spec).read(spec, "search")
     if spec.limit is not None:
-        try:
-            chosen = subset(found.labels, spec.limit)
-        except ObjectiveError as error:
-            raise DataError("data.limit", str(error), "use a higher limit") from error
+        chosen = _chosen(found.labels, spec)
         found = LabelledImages(found.images[chosen], found.labels[chosen])
     found = _resized(found, spec.image_size)
     return torch.from_numpy(found.images).to(device), torch.from_numpy(found.labels).to(device)
+
+
+def _chosen(labels_N: Indices, spec: DataSpec) -> Indices:
+    """The images that `limit` leaves. Raises `DataError`."""
+    try:
+        return subset(labels_N, len(labels_N) if spec.limit is None else spec.limit)
+    except ObjectiveError as error:
+        raise DataError("data.limit", str(error), "use a higher limit") from error
+
+
+def _held_out(labels_N: Indices, spec: DataSpec, split_seed: int) -> tuple[Indices, Indices]:
+    """(training, validation). Raises `DataError`."""
+    try:
+        return hold_out(labels_N, spec.validation, split_seed)
+    except ObjectiveError as error:
+        raise DataError("data.validation", str(error), "use more images, or another share") from error
 
 
 def _resized(found: LabelledImages, image_size: int | None) -> LabelledImages:

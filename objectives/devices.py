@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
 
 from objectives.allocator import keep_freed_memory
@@ -36,36 +38,70 @@ def prepare(name: str) -> torch.device:
 
 @contextmanager
 def reproducible(threads: int | None) -> Iterator[None]:
-    """Settings of this process that decide about rounding, for the time of the block.
+    """Settings of this process that decide about numbers, for the time of the block; afterwards as before.
 
     On the CPU sums are divided among threads, so that their number shows in the last bits; `threads` None
-    leaves it as it is. On a GPU cuDNN takes the deterministic algorithms, and float32 means float32.
+    leaves it as it is. On a GPU cuDNN takes the deterministic algorithms. Everywhere numbers are float32,
+    computed as such, and gradients are kept: whatever other code of the process has made the default.
     """
     before = torch.get_num_threads()
-    if threads is not None and threads != before:
+    matmuls = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    precisions = [matmul.fp32_precision for matmul in matmuls]
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    with ExitStack() as settings:
+        if threads is not None:
+            settings.callback(_set_threads, before)
+            _set_threads(threads)
+        settings.callback(
+            torch.use_deterministic_algorithms,
+            torch.are_deterministic_algorithms_enabled(),
+            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+        if device.type != "cpu":
+            settings.callback(torch.set_default_device, device)
+            torch.set_default_device(None)
+        settings.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        for matmul, precision in zip(matmuls, precisions, strict=True):
+            settings.callback(setattr, matmul, "fp32_precision", precision)
+            matmul.fp32_precision = "ieee"
+        for kind in ("cpu", "cuda"):
+            settings.enter_context(torch.autocast(kind, enabled=False))
+        settings.enter_context(torch.inference_mode(False))
+        settings.enter_context(torch.enable_grad())
+        settings.enter_context(
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        )
+        yield
+
+
+def _set_threads(threads: int) -> None:
+    if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        if threads is not None and threads != before:
-            torch.set_num_threads(before)
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """The process's random numbers start at `seed` in the block, and go on after it as if it had not been.
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """The process's random numbers (torch's, NumPy's, Python's) start at `seed` in the block, and go on after
+    it as if it had not been. Those of `device` as well, if that is a GPU.
 
     For what draws from them without asking for a generator: a user's own module or loss.
     """
-    cuda = device.type == "cuda"
+    cuda = device is not None and device.type == "cuda"
+    python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if cuda else []):
         # Not `torch.manual_seed`, which would seed other devices as well, and those are not restored.
         torch.default_generator.manual_seed(seed)
         if cuda:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
-        yield
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def generator(seed: int, device: torch.device) -> torch.Generator:

@@ -4,7 +4,8 @@
     root/<class>/*.png        without a test set: a fixed stratified 20 % of the files is sealed.
 
 Files are ordered by name, so that every machine sees the same images in the same order. Which files
-are sealed is decided on their names, before one is opened.
+are sealed is decided on their names, before one is opened. Hidden files and folders (of macOS, of
+notebooks) are left alone, and so are other folders beside `train` and `test`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from objectives.base import DataSpec, ObjectiveError
 from objectives.registry import Problem
@@ -37,7 +38,7 @@ class ImageFolderSource:
     def summary(self, spec: DataSpec) -> SourceSummary:
         listing = _list(spec, "search")
         side = _image_size(spec)
-        return SourceSummary(len(listing.files), len(listing.classes), (3, side, side))
+        return SourceSummary(len(listing.files), len(listing.classes), (3, side, side), listing.labels)
 
     def problems(self, spec: DataSpec, part: Part) -> list[Problem]:
         found = []
@@ -72,6 +73,12 @@ def _list(spec: DataSpec, part: Part) -> _Listing:
     if not root.is_dir():
         raise DataError("data.root", f"{root} is not a folder", "give the folder that holds the classes")
     divided = (root / "train").is_dir()
+    if not divided and (root / "test").is_dir():  # as a class, it would be trained on
+        raise DataError(
+            "data.root",
+            f"{root} has a test folder, but no train folder beside it",
+            "move the folders of the classes into train, or give test another name if it is a class",
+        )
     listing = _list_classes(root / "train" if divided else root)
     if len(listing.classes) < 2:
         raise DataError(
@@ -108,8 +115,8 @@ def _list_classes(folder: Path) -> _Listing:
     files: list[Path] = []
     labels: list[int] = []
     classes: list[str] = []
-    for subfolder in sorted(path for path in folder.iterdir() if path.is_dir()):
-        images = sorted(path for path in subfolder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    for subfolder in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
+        images = sorted(path for path in subfolder.rglob("*") if _is_image(path, subfolder))
         if images:
             labels.extend([len(classes)] * len(images))
             classes.append(subfolder.name)
@@ -117,13 +124,33 @@ def _list_classes(folder: Path) -> _Listing:
     return _Listing(tuple(files), tuple(labels), tuple(classes))
 
 
+def _is_image(path: Path, folder: Path) -> bool:
+    """By its name alone. A link to nowhere is one, so that it is found missing rather than left out."""
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in SUFFIXES and not hidden and not path.is_dir()
+
+
 def _decode(path: Path, side: int) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
     """One image as [side, side, 3]."""
     try:
         with Image.open(path) as image:
-            square = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+            square = _rgb(image).resize((side, side), Image.Resampling.BILINEAR)
+    except Exception as error:  # Pillow's parsers raise almost anything for damaged files
         raise DataError(
             "data.root", f"{path} can't be read as an image: {error}", "remove or replace that file"
         ) from error
     return np.asarray(square, np.uint8)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """8 bits per channel; transparency is dropped, of several frames the first is taken."""
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions, of which it can't be told what is black and white")
+    if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion would cut all off at 255
+        grey_HW = np.asarray(image).astype(np.int64)
+        if grey_HW.min() < 0 or grey_HW.max() > 65535:
+            raise ValueError("its pixels have more than 16 bits")
+        image = Image.fromarray((grey_HW >> 8).astype(np.uint8))
+    if image.mode == "P":
+        image = image.convert("RGBA")  # on the way to RGB, or Pillow warns of transparent colours
+    return image.convert("RGB")

@@ -64,8 +64,8 @@ def log_loss(logits_NK: Tensor, labels_N: Tensor) -> float:
     """
     log_p_NK = functional.log_softmax(logits_NK.double(), dim=-1)
     log_p_N = log_p_NK.gather(-1, labels_N.unsqueeze(-1)).squeeze(-1)
-    # The outer `min` is for the mean's rounding.
-    return min(-log_p_N.clamp(min=-WORST_LOG_LOSS).mean().item(), WORST_LOG_LOSS)
+    # `min` is for the mean's rounding, `abs` for −0.0.
+    return min(abs(log_p_N.clamp(min=-WORST_LOG_LOSS).mean().item()), WORST_LOG_LOSS)
 
 
 def worst_metrics() -> dict[str, float]:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Literal, TypeAlias
+from weakref import WeakSet
 
 import torch
 from annotated_types import Interval
 from torch import Generator, Tensor, nn
 
 from objectives.base import Choice, TrialError
+from objectives.devices import seeded
 from objectives.ranges import BelowOne, Count, Positive, PositiveCount
 from objectives.registry import is_import, resolve_import
 
@@ -203,9 +205,7 @@ def build(
     The process's random numbers are as they were afterwards. Raises `TrialError` for a name that there
     isn't, and for a user's factory that raises or whose model doesn't give logits_BK.
     """
-    with torch.random.fork_rng(devices=[]):
-        # Not `torch.manual_seed`, which would seed accelerators as well, and those are not restored.
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         if is_import(choice.name):
             factory = resolve_import(choice.name, allow_imports)
             return _checked(choice, factory, input_shape, classes)
@@ -214,14 +214,18 @@ def build(
         return MODELS[choice.name](input_shape, classes, **choice.options)
 
 
+_users_models: WeakSet[nn.Module] = WeakSet()
+"""Those that users' factories have made and that are still held by someone."""
+
+
 def _checked(
     choice: Choice, factory: Callable[..., object], input_shape: InputShape, classes: int
 ) -> nn.Module:
-    """A user's model, after it has scored two blank images."""
+    """A user's model, new, after it has scored two blank images."""
     try:
         model = factory(input_shape, classes, **choice.options)
         scores = _scores_of_blanks(model, input_shape) if isinstance(model, nn.Module) else None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a user's `sys.exit()` must not end the worker
         raise TrialError(f"model {choice.name!r} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise TrialError(
@@ -233,8 +237,11 @@ def _checked(
             f"model {choice.name!r} must map images of shape (B, {', '.join(map(str, input_shape))}) to "
             f"scores of shape (B, {classes}); for B = 2 it gave {got}"
         )
+    if model in _users_models:  # trained before, by another trial
+        raise TrialError(f"model {choice.name!r} must make a new module at every call; it returned one twice")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrialError(f"model {choice.name!r} has no parameters to train")
+    _users_models.add(model)
     return model
 
 

@@ -254,7 +254,7 @@ def resolve_import(reference: str, allow_imports: Collection[str]) -> Callable[.
         raise TrialError(f"{reference!r} may not be imported: {module_name!r} is not in allow_imports")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without a guard for __main__ may exit
         raise TrialError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
     function = getattr(module, attribute, None)
     if not callable(function):

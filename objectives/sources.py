@@ -49,6 +49,8 @@ class SourceSummary:
     classes: int
     shape: tuple[int, int, int]
     """(channels, height, width) as stored."""
+    labels: tuple[int, ...] | None = None
+    """The class of each image, where that is known without decoding any."""
 
 
 class Source(Protocol):

@@ -35,10 +35,19 @@ def hold_out(labels_N: Indices, share: float, seed: int) -> tuple[Indices, Indic
 
 
 def subset(labels_N: Indices, size: int, seed: int = LIMIT_SEED) -> Indices:
-    """Sorted indices of `size` images, stratified; all of them if there are no more than that."""
+    """Sorted indices of `size` images, stratified; all of them if there are no more than that.
+
+    Raises `ObjectiveError` if that leaves a class without images.
+    """
     if size >= len(labels_N):
         return np.arange(len(labels_N))
-    return _split(labels_N, size, seed)[1]
+    chosen = _split(labels_N, size, seed)[1]
+    lost = np.setdiff1d(labels_N, labels_N[chosen])
+    if len(lost):
+        raise ObjectiveError(
+            f"{size} of {len(labels_N)} images, stratified, leaves no image of class {lost[0]}"
+        )
+    return chosen
 
 
 def _split(labels_N: Indices, size: int, seed: int) -> tuple[Indices, Indices]:

@@ -132,7 +132,7 @@ class PlainEngine:
             return training, None
         try:
             training.restore(found.state, found.report.epoch)
-        except (KeyError, ValueError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 (torch raises almost anything for a state that doesn't fit)
             logger.warning(
                 "checkpoint %s does not fit the model, the trial starts anew: %s", start.checkpoint, error
             )
@@ -185,8 +185,10 @@ def score_on_test(
         diverged = False
         while training.epoch < config.epochs and not diverged:
             diverged = training.train_epoch().diverged
+        scores = None if diverged else training.validate()
+        diverged = scores is None or not scores.finite  # as a trial of a search is judged
+        validation = worst_metrics() if scores is None or diverged else scores.metrics
         metrics = worst_metrics() if diverged else training.score(test.images, test.labels).metrics
-        validation = worst_metrics() if diverged else training.validate().metrics
     return TestScore(
         metrics=metrics,
         epochs=training.epoch,

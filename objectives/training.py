@@ -11,6 +11,7 @@ Shapes: B images in a step, N in an epoch, C channels, H rows, W columns, K clas
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ import torch
 from torch import Generator, Tensor
 
 from objectives.augment import augment
-from objectives.base import TrialConfig, derive_seed
+from objectives.base import TrialConfig, TrialError, derive_seed
 from objectives.datasets import SearchData
 from objectives.devices import generator, seeded
 from objectives.losses import balanced_class_weights, resolve_loss
@@ -67,8 +68,13 @@ class Scores:
     loss: float
     """Mean over the images, without regulariser; may be non-finite."""
     metrics: dict[str, float]
-    finite: bool
-    """Whether all logits were; if not, all metrics are at their worst."""
+    finite_logits: bool
+    """Whether all of them were; if not, all metrics are at their worst."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and logits were; if not, the trial has diverged."""
+        return self.finite_logits and math.isfinite(self.loss)
 
 
 class Training:
@@ -96,17 +102,24 @@ class Training:
         self._batch_size = effective_batch_size(config, images)
         self._steps_per_epoch = math.ceil(images / self._batch_size)
         self._piece = self._batch_size if has_batch_statistics(self.model) else FORWARD_IMAGES
+        self._check_smallest_batch(images)
 
     def state(self) -> dict[str, Any]:
         """Everything that later epochs depend on, as tensors and plain values; not copied."""
-        return {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        model = self.model.state_dict()
+        left_out = {name: buffer for name, buffer in self.model.named_buffers() if name not in model}
+        state = {"model": model, "optimizer": self._optimizer.state_dict()}
+        return {**state, "buffers": left_out} if left_out else state  # a user's own, not persistent
 
     def restore(self, state: Mapping[str, Any], epoch: int) -> None:
-        """Go on from `state()` as it was after `epoch`. Raises KeyError, ValueError or RuntimeError if it
-        is not that of such a model, and then leaves the trial unusable.
+        """Go on from `state()` as it was after `epoch`. Raises almost anything if it is not that of such a
+        model, and then leaves the trial unusable.
         """
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        buffers = dict(self.model.named_buffers())
+        for name, value in state.get("buffers", {}).items():
+            buffers[name].copy_(value)
         self.epoch = epoch
 
     def train_epoch(self) -> TrainedEpoch:
@@ -147,7 +160,7 @@ class Training:
         self._optimizer.zero_grad(set_to_none=True)
         losses: list[Tensor] = []
         for images_BCHW, labels_B in pieces:
-            objective = self._weighted(self.model(images_BCHW), labels_B).sum() / size
+            objective = self._weighted(self._logits(images_BCHW), labels_B).sum() / size
             if self._penalises and not losses:  # once per step
                 objective = objective + penalty(self.config.regulariser, self.config.strength, self._weights)
             objective.backward()  # type: ignore[no-untyped-call]
@@ -171,13 +184,43 @@ class Training:
         )
         self.model.eval()
         with torch.inference_mode(), seeded(derive_seed(self.seed, "score", self.epoch), self.device):
-            logits_NK = torch.cat([self.model(self.data.normalise(images_NCHW[part])) for part in parts])
+            logits_NK = torch.cat([self._logits(self.data.normalise(images_NCHW[part])) for part in parts])
+            # Before the loss, for a user's own may change the scores that it is given.
+            metrics, finite = evaluate(logits_NK, labels_N), bool(logits_NK.isfinite().all())
             loss = self._weighted(logits_NK, labels_N).mean().item()
-        return Scores(loss, evaluate(logits_NK, labels_N), bool(logits_NK.isfinite().all()))
+        return Scores(loss, metrics, finite)
 
     def validate(self) -> Scores:
         """`score` on the validation images."""
         return self.score(self.data.images, self.data.labels, self.data.validation_indices)
+
+    def _check_smallest_batch(self, images: int) -> None:
+        """Raise `TrialError` now, not at an epoch's end, where batch normalisation would get one value."""
+        smallest = images % self._batch_size or self._batch_size
+        if smallest > 1 or not has_batch_statistics(self.model):
+            return
+        blank_1CHW = torch.zeros(1, *self.data.input_shape, device=self.device)
+        try:
+            with torch.no_grad(), seeded(derive_seed(self.seed, "module", 0), self.device):
+                copy.deepcopy(self.model).train()(blank_1CHW)
+        except ValueError as error:  # torch: Expected more than 1 value per channel when training
+            raise TrialError(
+                f"{images} training images in batches of {self._batch_size} leave one image for an epoch's "
+                f"last batch, which the model's batch normalisation can't take; use another batch_size"
+            ) from error
+
+    def _logits(self, images_BCHW: Tensor) -> Tensor:
+        """The model's scores; a user's own may give others in training than it gave when it was built."""
+        logits_BK = self.model(images_BCHW)
+        expected = (len(images_BCHW), self.data.classes)
+        if not isinstance(logits_BK, Tensor) or logits_BK.shape != expected:
+            got = tuple(logits_BK.shape) if isinstance(logits_BK, Tensor) else type(logits_BK).__name__
+            mode = "training" if self.model.training else "scoring"
+            raise TrialError(
+                f"model {self.config.model.name!r} must give scores of shape {expected} for "
+                f"{len(images_BCHW)} images; in {mode} it gave {got}"
+            )
+        return logits_BK
 
     def _weighted(self, logits_BK: Tensor, labels_B: Tensor) -> Tensor:
         """The trial's loss of each image, with its class's weight."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -47,11 +50,10 @@ def test_a_failed_save_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "checkpoint"
     save(path, checkpoint(1.0))
 
-    def full(content: object, file: object) -> None:
-        file.write(b"half of it")  # type: ignore[attr-defined]
+    def full(handle: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(os, "fsync", full)  # what was written so far lies in a file aside
     with pytest.raises(OSError, match="no space"):
         save(path, checkpoint(2.0))
     monkeypatch.undo()
@@ -77,20 +79,31 @@ def test_every_place_of_a_cut_file_is_noticed(tmp_path: Path) -> None:
         assert load(tmp_path / "checkpoint", fingerprint(START, DATA)) is None
 
 
-def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    save(tmp_path / "checkpoint", checkpoint())
+    whole = (tmp_path / "checkpoint").read_bytes()
+    for place in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        (tmp_path / "checkpoint").write_bytes(damaged)
+        assert load(tmp_path / "checkpoint", fingerprint(START, DATA)) is None
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[object, ...]]:
             return (Path.touch, (tmp_path / "executed",))
 
-    torch.save(
-        {"fingerprint": fingerprint(START, DATA), "report": Evil(), "state": {}}, tmp_path / "checkpoint"
-    )
+    save(tmp_path / "checkpoint", dataclasses.replace(checkpoint(), state={"model": Evil()}))
     assert load(tmp_path / "checkpoint", fingerprint(START, DATA)) is None
+    assert "Weights only load failed" in caplog.text  # not the checksum, which anyone can make
     assert not (tmp_path / "executed").exists()
 
 
 def test_a_file_of_another_shape_is_no_error(tmp_path: Path) -> None:
-    torch.save([1, 2, 3], tmp_path / "checkpoint")
+    body = io.BytesIO()
+    torch.save([1, 2, 3], body)
+    (tmp_path / "checkpoint").write_bytes(body.getvalue() + hashlib.sha256(body.getvalue()).digest())
     assert load(tmp_path / "checkpoint", fingerprint(START, DATA)) is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,16 +61,23 @@ def test_an_image_folder_without_a_test_part_has_some_files_sealed(
     assert describe(spec).non_test_images == 24
 
 
-def test_sealed_files_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = DataSpec(name="image_folder", root=folder(tmp_path / "root", ("",)), image_size=8)
+@pytest.mark.parametrize(("parts", "images"), [(("",), 24), (("train",), 24), (("train", "test"), 30)])
+def test_sealed_files_are_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...], images: int
+) -> None:
+    spec = DataSpec(name="image_folder", root=folder(tmp_path / "root", parts), image_size=8)
     opened: list[str] = []
     real = Image.open
     monkeypatch.setattr(Image, "open", lambda path: (opened.append(str(path)), real(path))[1])
+    assert problems_of_data(spec) == []
+    describe(spec)
+    assert opened == []
     load(spec, 1, CPU)
     searched = set(opened)
     opened.clear()
     load_test(spec, CPU)
-    assert len(searched) == 24
+    assert opened
+    assert len(searched) == images
     assert not searched & set(opened)
 
 
@@ -120,3 +128,100 @@ def test_a_constant_channel_is_not_divided_by_zero(tmp_path: Path) -> None:
     data = load(DataSpec(name="image_folder", root=tmp_path, image_size=4), 1, CPU)
     assert data.std[0] == data.std[2] == 1
     assert data.normalise(data.images).isfinite().all()
+
+
+def test_sixteen_bits_of_grey_keep_their_range(tmp_path: Path) -> None:
+    grey_HW = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            Image.fromarray(grey_HW).save(tmp_path / name / f"{number}.png")
+    data = load(DataSpec(name="image_folder", root=tmp_path, image_size=8), 1, CPU)
+    assert np.array_equal(data.images[0, 0].numpy(), grey_HW >> 8)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_any_kind_of_pixel_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            image = Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode)
+            options = {"transparency": bytes([9] * 256)} if mode == "P" else {}
+            image.save(tmp_path / name / f"{number}.{'tif' if mode == 'CMYK' else 'png'}", **options)
+    data = load(DataSpec(name="image_folder", root=tmp_path, image_size=4), 1, CPU)
+    assert data.images.shape == (16, 3, 4, 4)
+    assert (data.images == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"), [(np.float32(0.5), "fractions"), (np.int32(70_000), "more than 16 bits")]
+)
+def test_pixels_without_a_known_range_are_refused(tmp_path: Path, pixels: object, words: str) -> None:
+    root = folder(tmp_path / "root")
+    Image.fromarray(np.full((4, 4), pixels)).save(root / "train" / "red" / "a.tif")
+    with pytest.raises(DataError, match=words):
+        load(DataSpec(name="image_folder", root=root, image_size=8), 1, CPU)
+
+
+def test_whatever_pillow_raises_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise TypeError("'float' object cannot be interpreted as an integer")  # as damaged TIFFs have it
+
+    monkeypatch.setattr(Image, "open", broken)
+    with pytest.raises(DataError, match=r"000\.png can't be read"):
+        load(DataSpec(name="image_folder", root=folder(tmp_path / "root"), image_size=8), 1, CPU)
+
+
+def test_hidden_files_and_folders_are_left_alone(tmp_path: Path) -> None:
+    root = folder(tmp_path / "root")
+    (root / "train" / "red" / "._000.png").write_bytes(b"of macOS")
+    (root / "train" / "red" / "folder.png").mkdir()
+    for place in (root / "train" / ".checkpoints", root / "train" / "red" / ".checkpoints"):
+        place.mkdir()
+        Image.new("RGB", (4, 4)).save(place / "copy.png")
+    spec = DataSpec(name="image_folder", root=root, image_size=8)
+    assert (describe(spec).classes, describe(spec).non_test_images) == (3, 30)
+    assert len(load(spec, 1, CPU).images) == 30
+
+
+def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
+    root = folder(tmp_path / "root")
+    (root / "train" / "red" / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"lost\.png can't be read"):
+        load(DataSpec(name="image_folder", root=root, image_size=8), 1, CPU)
+
+
+def test_a_test_folder_among_the_classes_is_never_searched(tmp_path: Path) -> None:
+    root = folder(tmp_path / "root", ("", "test"))
+    (problem,) = problems_of_data(DataSpec(name="image_folder", root=root, image_size=8))
+    assert "no train folder" in problem.message
+    with pytest.raises(DataError, match="no train folder"):
+        load(DataSpec(name="image_folder", root=root, image_size=8), 1, CPU)
+
+
+def uneven(root: Path, counts: tuple[int, ...]) -> Path:
+    """An image folder of one-coloured images, so many per class."""
+    for label, count in enumerate(counts):
+        (root / str(label)).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (2, 2), (40 * label, number, 0)).save(root / str(label) / f"{number:03}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("counts", "limit", "words"),
+    [
+        ((100, 100, 4), 20, "leaves no image of class 2"),
+        ((100, 4, 100), 20, "leaves no image of class 1"),
+        ((100, 100, 7), 30, "can't be split 24 to 6"),
+    ],
+)
+def test_too_few_images_of_a_class_are_a_problem_before_a_search(
+    tmp_path: Path, counts: tuple[int, ...], limit: int, words: str
+) -> None:
+    spec = DataSpec(name="image_folder", root=uneven(tmp_path, counts), image_size=2, limit=limit)
+    (problem,) = problems_of_data(spec)
+    assert words in problem.message
+    with pytest.raises(DataError, match=words):
+        load(spec, 1, CPU)
+    assert problems_of_data(dataclasses.replace(spec, limit=None)) == []

@@ -104,3 +104,21 @@ def test_short_numbers_are_counted_in_long_ones(dtype: torch.dtype) -> None:
 
 def test_every_value_is_a_python_number() -> None:
     assert {type(value) for value in evaluate(*predictions()).values()} == {float}
+
+
+def test_a_perfect_log_loss_is_not_below_zero() -> None:
+    value = METRICS["log_loss"].function(torch.tensor([[1e4, 0.0]]), torch.tensor([0]))
+    assert str(value) == "0.0"
+
+
+@pytest.mark.parametrize("classes", [2, 3, 100])
+def test_metrics_of_a_constant_prediction_with_classes_absent(classes: int) -> None:
+    """All images are of class 1 and 0 in turn, all predictions class 0; macro-F1 counts those two only."""
+    logits_NK = torch.zeros(10, classes)
+    logits_NK[:, 0] = 5.0
+    labels_N = torch.arange(10) % 2
+    found = evaluate(logits_NK, labels_N)
+    assert found["accuracy"] == found["error"] == 0.5
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
+    log_sum = math.log(math.exp(5) + classes - 1)
+    assert found["log_loss"] == pytest.approx(log_sum - 5 / 2)

@@ -309,8 +309,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "constant = 3\n"
     )
     (tmp_path / "own_broken.py").write_text("raise RuntimeError('half written')\n")
+    (tmp_path / "own_script.py").write_text("import sys\nsys.exit(2)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("own_entries", "own_broken"):
+    for name in ("own_entries", "own_broken", "own_script"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return "own_entries"
 
@@ -339,6 +340,7 @@ def test_a_users_own_entries_are_checked_as_ours(own: str) -> None:
         ("own_entries:missing", ("own_entries",), "has no function 'missing'"),
         ("own_entries:constant", ("own_entries",), "has no function 'constant'"),
         ("own_broken:loss", ("own_broken",), "RuntimeError: half written"),
+        ("own_script:loss", ("own_script",), "SystemExit: 2"),
         ("own_absent:loss", ("own_absent",), "ModuleNotFoundError"),
         ("own_entries:Net.__init__", ("own_entries",), "form module:function"),
         ("own_entries:", ("own_entries",), "form module:function"),

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import random
+import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from objectives import checkpoints
 from objectives.base import (
     Choice,
     DataSpec,
@@ -87,6 +93,118 @@ def test_a_users_module_gives_the_same_curve_whatever_came_before(user_module: M
     first = run(PlainEngine(USERS_TASK, "cpu"), [trial(1, USERS_MODEL)])[1]
     torch.rand(10)
     assert run(PlainEngine(USERS_TASK, "cpu"), [trial(2, USERS_MODEL), trial(1, USERS_MODEL)])[1] == first
+
+
+def test_a_users_module_leaves_no_settings_behind(user_module: ModuleType) -> None:
+    class Meddler(nn.Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            torch.set_num_threads(3)
+            torch.use_deterministic_algorithms(True)
+            torch.set_default_dtype(torch.float64)
+            torch.manual_seed(0)
+            return super().forward(images.flatten(1))
+
+    user_module.model = lambda shape, classes: Meddler(64, classes)  # type: ignore[attr-defined]
+    before, random_state = torch.get_num_threads(), torch.get_rng_state()
+    engine = PlainEngine(USERS_TASK, "cpu")
+    engine.admit(trial(1, USERS_MODEL))
+    engine.advance()
+    assert torch.get_num_threads() == before
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_buffers_that_are_not_persistent_are_saved_too(user_module: ModuleType, tmp_path: Path) -> None:
+    class Counter(nn.Linear):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__(inputs, outputs)
+            self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                self.seen += 1
+            return super().forward(images.flatten(1)) * (1 + self.seen)
+
+    user_module.model = lambda shape, classes: Counter(64, classes)  # type: ignore[attr-defined]
+    whole = run(PlainEngine(USERS_TASK, "cpu"), [trial(1, USERS_MODEL)])[1]
+    engine = PlainEngine(USERS_TASK, "cpu")
+    engine.admit(trial(1, USERS_MODEL))
+    engine.advance()
+    engine.save(1, tmp_path / "a checkpoint")
+    resumed = dataclasses.replace(trial(1, USERS_MODEL), checkpoint=tmp_path / "a checkpoint")
+    assert run(PlainEngine(USERS_TASK, "cpu"), [resumed])[1] == whole[1:]
+
+
+def test_a_users_factory_must_make_a_new_module_every_time(user_module: ModuleType) -> None:
+    """Else a trial would start with what another has learnt."""
+    one = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    user_module.model = lambda shape, classes: one  # type: ignore[attr-defined]
+    run(PlainEngine(USERS_TASK, "cpu"), [trial(1, USERS_MODEL)])
+    assert "must make a new module" in only_failure(USERS_MODEL).reason
+
+
+def test_a_users_exit_ends_the_trial_only(user_module: ModuleType) -> None:
+    user_module.model = lambda shape, classes: sys.exit(3)  # type: ignore[attr-defined]
+    assert "SystemExit: 3" in only_failure(USERS_MODEL).reason
+
+
+def test_numpy_and_python_are_seeded_for_a_users_module_too(user_module: ModuleType) -> None:
+    class Noisy(nn.Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images.flatten(1)) * np.random.rand() * random.random()
+
+    def factory(shape: object, classes: int) -> nn.Module:
+        model = Noisy(64, classes)
+        nn.init.constant_(model.bias, random.random())
+        return model
+
+    user_module.model = factory  # type: ignore[attr-defined]
+    first = run(PlainEngine(USERS_TASK, "cpu"), [trial(1, USERS_MODEL)])
+    np.random.seed(1)
+    random.seed(1)
+    assert run(PlainEngine(USERS_TASK, "cpu"), [trial(1, USERS_MODEL)]) == first
+    after = np.random.rand(), random.random()
+    np.random.seed(1)
+    random.seed(1)
+    assert (np.random.rand(), random.random()) == after
+
+
+@pytest.mark.parametrize(
+    ("in_training", "got"),
+    [
+        (lambda scores: (scores, scores), "tuple"),
+        (lambda scores: scores[:1], r"\(1, 10\)"),  # mse and hinge would broadcast it
+        (lambda scores: scores[:, :5], r"\(32, 5\)"),
+    ],
+)
+def test_a_users_module_must_give_scores_in_training_too(
+    user_module: ModuleType, in_training: Callable[[torch.Tensor], object], got: str
+) -> None:
+    class TwoFaced(nn.Linear):
+        def forward(self, images: torch.Tensor) -> object:
+            scores = super().forward(images.flatten(1))
+            return in_training(scores) if self.training else scores
+
+    user_module.model = lambda shape, classes: TwoFaced(64, classes)  # type: ignore[attr-defined]
+    failure = only_failure(dataclasses.replace(USERS_MODEL, loss=Choice("mse")))
+    assert re.search(rf"scores of shape \(32, 10\) for 32 images; in training it gave {got}", failure.reason)
+    assert not failure.retryable
+
+
+def test_metrics_are_of_the_scores_that_a_users_loss_was_given(user_module: ModuleType) -> None:
+    def pure(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(-logits_BK, labels_B, reduction="none")
+
+    def careless(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(logits_BK.neg_(), labels_B, reduction="none")
+
+    curves = []
+    for loss in (pure, careless):
+        user_module.loss = loss  # type: ignore[attr-defined]
+        config = dataclasses.replace(GOOD, loss=Choice("users_own:loss"))
+        curves.append(run(PlainEngine(USERS_TASK, "cpu"), [trial(1, config)]))
+    assert curves[0] == curves[1]
 
 
 def test_a_users_module_that_raises_fails_its_trial(user_module: ModuleType) -> None:
@@ -179,10 +297,77 @@ def test_the_number_of_threads_around_an_engine_does_not_matter() -> None:
     assert curves[0] == curves[1]
 
 
+@pytest.mark.parametrize(
+    ("change", "undo"),
+    [
+        (lambda: torch.set_default_dtype(torch.float64), lambda: torch.set_default_dtype(torch.float32)),
+        (lambda: torch.set_default_device("meta"), lambda: torch.set_default_device(None)),
+        (
+            lambda: torch.set_float32_matmul_precision("medium"),
+            lambda: torch.set_float32_matmul_precision("highest"),
+        ),
+        (lambda: torch.set_grad_enabled(False), lambda: torch.set_grad_enabled(True)),
+        (
+            lambda: torch.use_deterministic_algorithms(True),
+            lambda: torch.use_deterministic_algorithms(False),
+        ),
+        (lambda: torch.set_autocast_enabled("cpu", True), lambda: torch.set_autocast_enabled("cpu", False)),
+    ],
+    ids=["dtype", "device", "precision", "gradients", "deterministic", "autocast"],
+)
+def test_what_other_code_made_the_default_does_not_matter(
+    change: Callable[[], None], undo: Callable[[], None]
+) -> None:
+    """Neither for the curve, nor for the other code afterwards."""
+
+    def defaults() -> tuple[object, ...]:
+        return (
+            torch.get_default_dtype(),
+            torch.get_default_device(),
+            torch.get_float32_matmul_precision(),
+            torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_autocast_enabled("cpu"),
+        )
+
+    alone = run(PlainEngine(TASK, "cpu"), [trial(1)])
+    plain = defaults()
+    change()
+    try:
+        changed = defaults()
+        assert changed != plain
+        assert run(PlainEngine(TASK, "cpu"), [trial(1)]) == alone
+        assert defaults() == changed
+    finally:
+        undo()
+
+
+def test_inference_mode_around_an_engine_does_not_matter() -> None:
+    alone = run(PlainEngine(TASK, "cpu"), [trial(1)])
+    with torch.inference_mode():
+        assert run(PlainEngine(TASK, "cpu"), [trial(1)]) == alone
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_same_curve_twice() -> None:
     first = run(PlainEngine(TASK, "cuda"), [trial(1)])
     assert run(PlainEngine(TASK, "cuda"), [trial(2), trial(1)])[1] == first[1]
+
+
+@pytest.mark.parametrize(
+    "state", [{}, {"model": None}, {"model": {}, "optimizer": {}}, {"model": {}, "optimizer": None}]
+)
+def test_a_checkpoint_with_another_state_starts_the_trial_anew(
+    tmp_path: Path, state: dict[str, object]
+) -> None:
+    engine = PlainEngine(TASK, "cpu")
+    engine.admit(trial(1))
+    (end,) = engine.advance()
+    assert isinstance(end, EpochEnd)
+    written = checkpoints.fingerprint(trial(1), TASK.data)
+    checkpoints.save(tmp_path / "saved", checkpoints.Checkpoint(written, end.report, state))
+    resumed = dataclasses.replace(trial(1), checkpoint=tmp_path / "saved")
+    assert run(PlainEngine(TASK, "cpu"), [resumed]) == run(PlainEngine(TASK, "cpu"), [trial(1)])
 
 
 # The sealed test set
@@ -202,6 +387,16 @@ def test_a_diverged_config_scores_the_worst() -> None:
     score = score_on_test(TASK, DIVERGING, seed=1, split_seed=5, device="cpu")
     assert score.metrics == score.validation == worst_metrics()
     assert score.epochs == 1
+
+
+def test_a_config_that_diverges_in_validation_scores_the_worst(user_module: ModuleType) -> None:
+    def only_finite_in_training(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        return logits_BK.square().mean(-1) + (0 if logits_BK.requires_grad else torch.inf)
+
+    user_module.loss = only_finite_in_training  # type: ignore[attr-defined]
+    config = dataclasses.replace(GOOD, loss=Choice("users_own:loss"), epochs=1)
+    scored = score_on_test(USERS_TASK, config, 1, 5, "cpu")
+    assert scored.metrics == scored.validation == worst_metrics()
 
 
 def test_an_engine_never_loads_the_test_set(monkeypatch: pytest.MonkeyPatch) -> None:

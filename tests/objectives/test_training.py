@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from types import ModuleType
 
 import pytest
@@ -13,6 +14,7 @@ from objectives.base import (
     Choice,
     Task,
     TrialConfig,
+    TrialError,
     derive_seed,
 )
 from objectives.datasets import load
@@ -181,6 +183,57 @@ def test_decoupled_decay_shrinks_weights_by_the_steps_learning_rate() -> None:
         torch.testing.assert_close(shrunk, expected)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_class_weights_multiply_every_loss(loss: str) -> None:
+    """Balanced weights have mean 1 over the images, so nothing is divided by their sum."""
+    data = load(dataclasses.replace(TASK.data, limit=None), 5, CPU)
+    assert len(set(data.class_counts)) > 1  # classes of different sizes
+    config = dataclasses.replace(
+        GOOD, loss=Choice(loss), class_weights="balanced", batch_size=None, strength=0.0, augment={}
+    )
+    training = Training(dataclasses.replace(config, model=Choice("cnn", {"depth": 1, "width": 2})), 1, data)
+    labels = data.labels[data.training_indices]
+    logits = training.model(data.normalise(data.images[data.training_indices]))
+    counts = torch.tensor(data.class_counts)
+    loss_N = LOSSES[loss](logits, labels) * (len(labels) / (data.classes * counts))[labels]
+    assert train_epoch(training).train_loss == pytest.approx(loss_N.mean().item(), rel=1e-5)
+
+
+def test_an_epochs_loss_counts_images_alike_and_the_penalty_once_per_step() -> None:
+    config = dataclasses.replace(
+        GOOD, learning_rate=1e-12, augment={}, strength=0.1, model=Choice("cnn", {"depth": 1, "width": 2})
+    )
+    training = Training(config, 1, load(TASK.data, 5, CPU))
+    data, weights = training.data, [p for p in training.model.parameters() if p.ndim > 1]
+    penalty = 0.1 / 2 * sum(float(weight.detach().square().sum()) for weight in weights)
+    logits = training.model(data.normalise(data.images[data.training_indices]))
+    mean = nn.functional.cross_entropy(logits, data.labels[data.training_indices]).item()
+    assert train_epoch(training).train_loss == pytest.approx(mean + penalty, rel=1e-5)
+
+
+def test_decoupled_decay_follows_schedule_and_warmup() -> None:
+    """A weight without a gradient shrinks by η·factor·λ in every step."""
+    config = dataclasses.replace(
+        GOOD,
+        regulariser=Choice("weight_decay"),
+        strength=0.5,
+        optimizer=Choice("adamw", {"weight_decay": 0.1}),
+        schedule=Choice("cosine", {"warmup": 1.5}),
+        epochs=2,
+    )
+    training = Training(config, 1, load(TASK.data, 5, CPU))
+    unused = nn.Parameter(torch.ones(2, 2))
+    training._weights.append(unused)
+    expected = 1.0
+    for epoch in (1, 2):
+        training.train_epoch()
+        for number in range(4):
+            step = (epoch - 1) * 4 + number
+            factor = min(1, (step + 1) / 6) * (1 + math.cos(math.pi * step / 8)) / 2
+            expected *= 1 - 0.01 * factor * 0.5
+    torch.testing.assert_close(unused.detach(), torch.full((2, 2), expected))
+
+
 def test_the_learning_rate_follows_the_schedule() -> None:
     config = dataclasses.replace(GOOD, schedule=Choice("step", {"factor": 0.1, "every": 1}))
     reports = run(PlainEngine(TASK, "cpu"), [trial(1, config)])[1]
@@ -210,6 +263,45 @@ def test_built_in_dropout_draws_from_the_epochs_generator() -> None:
     assert not torch.equal(
         layer.generator.get_state(), torch.Generator().manual_seed(derive_seed(1, "dropout", 1)).get_state()
     )
+
+
+# Batch normalisation and a last batch of one image
+
+
+ONE_LEFT = dataclasses.replace(GOOD, batch_size=53, epochs=1)  # 160 = 3 · 53 + 1
+
+
+def test_a_last_batch_of_one_value_per_channel_is_refused_before_training() -> None:
+    """`SMALL` makes maps of 1×1 of the digits, so that one image has one value per channel."""
+    data = load(TASK.data, 5, CPU)
+    with pytest.raises(TrialError, match="160 training images in batches of 53 leave one image"):
+        Training(ONE_LEFT, 1, data)
+    Training(dataclasses.replace(ONE_LEFT, batch_size=52), 1, data)
+    Training(dataclasses.replace(ONE_LEFT, model=Choice("cnn", {"depth": 2, "batch_norm": False})), 1, data)
+
+
+def test_a_last_batch_of_one_image_with_larger_maps_is_trained_on() -> None:
+    model = Choice("cnn", {"depth": 1, "width": 2, "batch_norm": True})
+    report = first_report(dataclasses.replace(ONE_LEFT, model=model))
+    assert not report.diverged
+    assert report.train_loss is not None
+
+
+def test_running_statistics_are_those_of_the_training_batches() -> None:
+    """momentum 0.1 and the unbiased variance, as torch has it; scoring leaves them alone."""
+    training = Training(GOOD, 1, load(TASK.data, 5, CPU))
+    norm = next(module for module in training.model.modules() if isinstance(module, nn.BatchNorm2d))
+    mean, variance = torch.zeros(4), torch.ones(4)
+    seen: list[torch.Tensor] = []
+    norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
+    training.train_epoch()
+    for batch_BCHW in seen:
+        mean = 0.9 * mean + 0.1 * batch_BCHW.mean((0, 2, 3))
+        variance = 0.9 * variance + 0.1 * batch_BCHW.var((0, 2, 3))
+    assert [len(batch_BCHW) for batch_BCHW in seen] == [48, 48, 48, 16]
+    training.validate()
+    torch.testing.assert_close(norm.running_mean, mean)
+    torch.testing.assert_close(norm.running_var, variance)
 
 
 # Divergence
@@ -249,6 +341,18 @@ def test_scores_that_are_not_finite_are_divergence(user_module: ModuleType) -> N
 
     user_module.model = lambda shape, classes: OnlyWhenScored(64, classes)  # type: ignore[attr-defined]
     report = first_report(USERS_MODEL, USERS_TASK)
+    assert report.diverged
+    assert report.train_loss is not None
+    assert report.validation_loss is None
+    assert report.metrics == worst_metrics()
+
+
+def test_a_validation_loss_that_is_not_finite_is_divergence(user_module: ModuleType) -> None:
+    def only_finite_in_training(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        return logits_BK.square().mean(-1) + (0 if logits_BK.requires_grad else torch.inf)
+
+    user_module.loss = only_finite_in_training  # type: ignore[attr-defined]
+    report = first_report(dataclasses.replace(GOOD, loss=Choice("users_own:loss")), USERS_TASK)
     assert report.diverged
     assert report.train_loss is not None
     assert report.validation_loss is None
