@@ -25,7 +25,7 @@ from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 if TYPE_CHECKING:
     from objectives.base import Engine, Task
 
-TRAINERS = {"plain": "objectives.trainer:PlainEngine"}
+TRAINERS = {"plain": "objectives.trainer:PlainEngine", "fused": "objectives.fused:FusedEngine"}
 """Name → class of an `Engine`, made from the task and the device. Imported by workers alone."""
 
 STOP_SECONDS = 0.25

@@ -38,7 +38,7 @@ DeviceOption: TypeAlias = Annotated[
     Device, Parameter(help="Where to train; `auto` takes a GPU if there is one.")
 ]
 
-Trainer: TypeAlias = Literal["plain"]
+Trainer: TypeAlias = Literal["plain", "fused"]
 
 TrialState: TypeAlias = Literal["waiting", "running", "complete", "pruned", "failed"]
 

@@ -47,7 +47,7 @@ class RunOptions:
     """Join the Ray cluster there instead of starting one on this machine."""
     device: DeviceOption = "auto"
     trainer: Trainer = "plain"
-    """How workers train; `plain`: one trial at a time."""
+    """How workers train; `plain`: one trial at a time; `fused`: 16 at once, as one tensor program."""
     report: Path | None = None
     """Folder for the report; default: reports/EXPERIMENT."""
     database: DatabaseUrl = None
@@ -131,7 +131,12 @@ def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
         except CrewError as error:
             raise unreachable(str(error), next="shoal doctor, or --in-process to do without Ray") from error
         comparison = collect(connection, spec.experiment)
-    files = write_report(comparison, options.report or report_folder(spec.experiment))
+    try:
+        files = write_report(comparison, options.report or report_folder(spec.experiment))
+        unwritten = ""
+    except OSError as error:
+        # What was found is stored and can be shown; a folder that can't be written must not hide it.
+        files, unwritten = None, f"{error.filename or 'the report'}: {error.strerror or error}"
     summary = summarise(comparison)
     if options.as_json:
         body = {
@@ -140,15 +145,23 @@ def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
             "reason": outcome.reason,
             "resumed": outcome.resumed,
             "seconds": outcome.seconds,
-            "files": {"json": str(files.json), "markdown": str(files.markdown), "html": str(files.html)},
+            "files": files
+            and {"json": str(files.json), "markdown": str(files.markdown), "html": str(files.html)},
             "report": document(comparison, summary),
         }
         output.document("run/1", body)
     else:
-        output.show(*comparison_tables(comparison, summary), "", f"report: {files.html.resolve()}")
+        output.show(*comparison_tables(comparison, summary))
+        if files is not None:
+            output.show("", f"report: {files.html.resolve()}")
     for note in summary.notes:
         output.message(f"note: {note.text}")
-    return _end(outcome, display.signal, again)
+    code = _end(outcome, display.signal, again)
+    if unwritten:
+        output.warn(f"the report can't be written: {unwritten}")
+        output.message(f"next: shoal report {spec.experiment} --out FOLDER")
+        return code or ExitCode.FAILED
+    return code
 
 
 def check_ray(address: str | None) -> None:

@@ -1,0 +1,259 @@
+"""The fused engine: many trials on one device, in slots that are refilled as trials end.
+
+A trial comes in by `admit`, at any time. Its architecture decides which pool it joins (`program.py`,
+`pool.py`); its numbers are written into a free row of the pool's stacked tensors, and from then on it takes
+part in the pool's steps at its own place in its own epoch (`feed.py`). At its epoch's end it is validated
+together with the others that are due (`scoring.py`), says its report and goes on, until `retire` wipes its
+row for the next. What can't be fused, or is not faster so, trains alone in the plain trainer. Pools and
+such trials take turns (`lanes.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from torch import nn
+
+from objectives import checkpoints
+from objectives.base import EpochEnd, SlotError, Task, TrialFailure, TrialStart, derive_seed
+from objectives.datasets import SearchData, load
+from objectives.devices import reproducible, resolve_device
+from objectives.fused.choose import why_not_faster
+from objectives.fused.fusable import fusing, one_image_left, why_not
+from objectives.fused.lanes import AloneLane, BrokenError, Lane, PoolLane, alone_from
+from objectives.fused.member import Member, member
+from objectives.fused.moving import from_plain
+from objectives.fused.pool import Pool
+from objectives.fused.program import Architecture, Program, architecture, template
+from objectives.fused.rows import FEWEST_ROWS
+from objectives.models import build
+from objectives.trainer import PlainEngine, failure_of
+
+logger = logging.getLogger(__name__)
+
+Event: TypeAlias = EpochEnd | TrialFailure
+
+IMAGES_PER_ROW = 32
+"""M. Smaller rows waste less on small batches and cost more copies of weights."""
+
+ROWS = {"cpu": 8, "cuda": 128}
+"""R at most, by kind of device: 256 images fit a CPU's caches; a GPU wants thousands."""
+
+EMPTY_POOLS = 4
+"""Pools without a trial that are kept for the next one of their architecture."""
+
+
+class FusedEngine:
+    """An `Engine` with `slots` slots, that trains what is in them together.
+
+    A step has at most `rows` rows of `images_per_row` images; the first decides speed and memory only, the
+    second shows in the last bits of a curve, as `threads` does (the CPU's; None: the process's own). With
+    `measure`, architectures that train faster one by one do so; as clocks decide that, the last bits of a
+    curve may then differ from one process to another. Raises `ObjectiveError` for a device that isn't there.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        device: str = "auto",
+        *,
+        slots: int = 16,
+        rows: int | None = None,
+        images_per_row: int = IMAGES_PER_ROW,
+        threads: int | None = 1,
+        measure: bool = False,
+    ) -> None:
+        self._task = task
+        self._device = resolve_device(device)
+        self._slots = slots
+        self._rows = max(FEWEST_ROWS, rows or ROWS[self._device.type])
+        self._images_per_row = images_per_row
+        self._threads = threads
+        self._measure = measure
+        self._waiting: dict[int, TrialStart] = {}
+        self._lanes: dict[int, Lane] = {}
+        self._pools: dict[Architecture, PoolLane] = {}
+        self._alone: dict[Architecture, str] = {}
+
+    @property
+    def free_slots(self) -> int:
+        return self._slots - len(self._waiting) - len(self._lanes)
+
+    def admit(self, start: TrialStart) -> None:
+        if start.trial_id in self._waiting or start.trial_id in self._lanes:
+            raise SlotError(f"trial {start.trial_id} is held already")
+        if self.free_slots <= 0:
+            raise SlotError(f"trial {start.trial_id}: all {self._slots} slots are taken")
+        self._waiting[start.trial_id] = start
+
+    def advance(self) -> Sequence[Event]:
+        """Train until a trial is at the end of an epoch. Empty if there is none, or all have ended."""
+        with reproducible(self._threads):
+            events = [event for start in self._take_waiting() if (event := self._place(start))]
+            while not events:
+                lanes = [lane for lane in dict.fromkeys(self._lanes.values()) if lane.active]
+                if not lanes:
+                    break
+                events = self._run(min(lanes, key=lambda lane: lane.seconds))
+        for event in events:
+            if isinstance(event, TrialFailure):
+                self._lanes.pop(event.trial_id, None)
+        return events
+
+    def retire(self, trial_id: int) -> None:
+        if self._waiting.pop(trial_id, None) is None:
+            self._lane(trial_id).retire(trial_id)
+            del self._lanes[trial_id]
+            self._drop_empty_pools()
+
+    def save(self, trial_id: int, path: Path) -> None:
+        """As `Engine.save`; also raises `SlotError` before the end of the trial's first epoch."""
+        if trial_id in self._waiting:
+            raise SlotError(f"trial {trial_id} is not at the end of an epoch, there is nothing to save")
+        self._lane(trial_id).save(trial_id, path)
+
+    @property
+    def occupancy(self) -> float:
+        """Part of the rows of all steps that belonged to a trial, in (0, 1]; 1 before the first step."""
+        pools = [lane.pool for lane in self._pools.values()]
+        return sum(pool.rows_used for pool in pools) / (sum(pool.rows_run for pool in pools) or 1) or 1.0
+
+    def why_alone(self, trial_id: int) -> str | None:
+        """Why a trial trains alone; None if it doesn't, or hasn't begun."""
+        lane = self._lanes.get(trial_id)
+        return lane.reason if isinstance(lane, AloneLane) else None
+
+    def _lane(self, trial_id: int) -> Lane:
+        if trial_id not in self._lanes:
+            raise SlotError(f"trial {trial_id} has no slot here")
+        return self._lanes[trial_id]
+
+    def _take_waiting(self) -> list[TrialStart]:
+        starts = list(self._waiting.values())
+        self._waiting.clear()
+        return starts
+
+    def _run(self, lane: Lane) -> list[Event]:
+        try:
+            return list(lane.run())
+        except BrokenError as error:
+            assert isinstance(lane, PoolLane), "only pools break"
+            self._scatter(lane, f"it raised in training with others: {error.__cause__}")
+            return []
+
+    def _scatter(self, lane: PoolLane, reason: str) -> None:
+        """Let the trials of a broken pool go on alone, and those that come later."""
+        (key,) = [key for key, pool in self._pools.items() if pool is lane]
+        logger.warning("trials of %s train one by one: %s", key[0], reason)
+        self._alone[key] = reason
+        for mine in lane.members:
+            if not mine.ended:
+                trial_id = mine.start.trial_id
+                alone = alone_from(mine, lane.pool, self._task, self._plain(), reason)
+                lane.retire(trial_id)
+                self._join(trial_id, alone)
+
+    def _place(self, start: TrialStart) -> Event | None:
+        """Give a trial a lane. What raises is its failure."""
+        try:
+            return self._choose_lane(start)
+        except Exception as error:  # noqa: BLE001 (whatever a trial raises is that trial's failure)
+            self._lanes.pop(start.trial_id, None)
+            return failure_of(start.trial_id, error)
+
+    def _choose_lane(self, start: TrialStart) -> Event | None:
+        data = load(self._task.data, start.split_seed, self._device)
+        seed = derive_seed(start.seed, "init")
+        model = build(start.config.model, data.input_shape, data.classes, seed, self._task.allow_imports)
+        key = architecture(start.config, data.input_shape, data.classes)
+        reason = (
+            why_not(start.config, self._device)
+            or one_image_left(start.config, model, len(data.training_indices))
+            or self._why_alone(key, start, model, data)
+        )
+        if reason:
+            self._join(start.trial_id, AloneLane(start, self._plain(), reason))
+            return None
+        return self._join_pool(key, start, model, data)
+
+    def _why_alone(
+        self, key: Architecture, start: TrialStart, model: nn.Module, data: SearchData
+    ) -> str | None:
+        """Why trials of an architecture train alone; found out at the first of them."""
+        if key in self._alone:
+            return self._alone[key]
+        if key not in self._pools:
+            found = fusing(model, data.input_shape)
+            reason = found.reason or (self._why_not_faster(start, data) if self._measure else None)
+            if reason:
+                self._alone[key] = reason
+                return reason
+            blank = template(start.config, data.input_shape, data.classes, self._task)
+            program = Program(
+                blank, data.input_shape, self._slots, self._device, generic=found.form == "vmapped"
+            )
+            pool = Pool(program, data.images, self._rows, self._images_per_row)
+            self._pools[key] = PoolLane(pool, self._task)
+        return None
+
+    def _why_not_faster(self, start: TrialStart, data: SearchData) -> str | None:
+        sizes = {"slots": self._slots, "rows": self._rows, "images_per_row": self._images_per_row}
+        return why_not_faster(self._task, start.config, data, **sizes)
+
+    def _join_pool(
+        self, key: Architecture, start: TrialStart, model: nn.Module, data: SearchData
+    ) -> Event | None:
+        lane = self._pools[key]
+        program = lane.pool.program
+        made = member(
+            start,
+            lane.pool.free[0],
+            data,
+            model=model,
+            program=program,
+            allow_imports=self._task.allow_imports,
+        )
+        if start.checkpoint is not None:
+            self._resume(made, model, program)
+        lane.admit(made)
+        self._join(start.trial_id, lane)
+        if made.ended and made.report:
+            return EpochEnd(start.trial_id, made.report, last=True)
+        return None
+
+    def _resume(self, made: Member, model: nn.Module, program: Program) -> None:
+        """Let a trial start from its checkpoint, if that is of any use."""
+        assert made.start.checkpoint is not None, "asked for by the caller"
+        expected = checkpoints.fingerprint(made.start, self._task.data)
+        found = checkpoints.load(made.start.checkpoint, expected)
+        if found is None:
+            return
+        try:
+            made.saved = from_plain(found.state, program.state, made.config, model)
+        except (KeyError, ValueError, RuntimeError) as error:
+            logger.warning(
+                "checkpoint %s does not fit, the trial starts anew: %s", made.start.checkpoint, error
+            )
+            return
+        made.report = found.report
+        made.epoch = found.report.epoch
+        made.ended = found.report.diverged or made.epoch >= made.config.epochs
+
+    def _join(self, trial_id: int, lane: Lane) -> None:
+        """Put a trial's lane among those that take turns; it has waited no longer than the others."""
+        if lane not in self._lanes.values():
+            others = [other.seconds for other in self._lanes.values() if other.active]
+            lane.seconds = min(others, default=0.0)
+        self._lanes[trial_id] = lane
+
+    def _plain(self) -> PlainEngine:
+        return PlainEngine(self._task, str(self._device), threads=self._threads)
+
+    def _drop_empty_pools(self) -> None:
+        """Give back the memory of pools that have had no trial for longest."""
+        empty = [key for key, lane in self._pools.items() if not lane.members]
+        for key in empty[: max(0, len(empty) - EMPTY_POOLS)]:
+            del self._pools[key]

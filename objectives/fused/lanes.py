@@ -1,0 +1,200 @@
+"""What takes turns on the device: pools of trials that train together, and trials that train alone.
+
+A lane keeps what it throws at a trial inside that trial: `run` never raises for one of them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from objectives import checkpoints
+from objectives.base import EpochEnd, Task, TrialFailure, TrialStart
+from objectives.fused.member import Member
+from objectives.fused.moving import to_plain
+from objectives.fused.pool import Pool
+from objectives.fused.rows import FEWEST_ROWS
+from objectives.fused.scoring import Failed
+from objectives.models import build
+from objectives.trainer import PlainEngine, failure_of
+
+TURN_SECONDS = 0.2
+"""A pool gives others a turn after so long, if none of its trials comes to an epoch's end before."""
+
+
+class BrokenError(Exception):
+    """A pool can't go on; its trials are at the end of their last epochs and can go on elsewhere."""
+
+
+class Lane(Protocol):
+    """Trials that have a turn together."""
+
+    seconds: float
+    """Device seconds that it has had per trial; it starts with as many as the lane that has had least."""
+
+    @property
+    def active(self) -> int:
+        """Trials that have something left to train."""
+
+    def run(self) -> Sequence[EpochEnd | TrialFailure]:
+        """Train for a turn. Trials that failed have left the lane. Raises `BrokenError`."""
+
+    def retire(self, trial_id: int) -> None:
+        """Let a trial of the lane go."""
+
+    def save(self, trial_id: int, path: Path) -> None:
+        """As `Engine.save`, of a trial of the lane."""
+
+
+class PoolLane:
+    """A `Lane` of trials that train together."""
+
+    def __init__(self, pool: Pool, task: Task) -> None:
+        self.pool = pool
+        self.seconds = 0.0
+        self._task = task
+        self._members: dict[int, Member] = {}
+
+    @property
+    def active(self) -> int:
+        return len(self.pool.active)
+
+    @property
+    def members(self) -> list[Member]:
+        """All of its trials."""
+        return list(self._members.values())
+
+    def admit(self, member: Member) -> None:
+        self.pool.admit(member)
+        self._members[member.start.trial_id] = member
+
+    def retire(self, trial_id: int) -> None:
+        self.pool.retire(self._members.pop(trial_id))
+
+    def run(self) -> Sequence[EpochEnd | TrialFailure]:
+        with _clocked(self):
+            until = time.perf_counter() + TURN_SECONDS
+            while self.active and time.perf_counter() < until:
+                try:
+                    events = self._step()
+                except Exception as error:  # noqa: BLE001 (a user's model may raise anything)
+                    events = self._recover(error)
+                except BaseException:  # interrupted in the middle of things: if anybody goes on, from here
+                    self.pool.rewind()
+                    raise
+                if events:
+                    return events
+        return ()
+
+    def save(self, trial_id: int, path: Path) -> None:
+        checkpoints.save(path, checkpoint_of(self._members[trial_id], self.pool, self._task))
+
+    def _step(self) -> list[EpochEnd | TrialFailure]:
+        found = self.pool.step()
+        events: list[EpochEnd | TrialFailure] = [
+            self._fail(item) for item in found if isinstance(item, Failed)
+        ]
+        due = [item for item in found if isinstance(item, Member)]
+        for scored in self.pool.score(due) if due else ():
+            if isinstance(scored, Failed):
+                events.append(self._fail(scored))
+                continue
+            member = scored.member
+            report = member.end(scored.scores, scored.seconds)
+            self.pool.save(member)
+            events.append(EpochEnd(member.start.trial_id, report, member.ended))
+        return events
+
+    def _fail(self, failed: Failed) -> TrialFailure:
+        trial_id = failed.member.start.trial_id
+        self.retire(trial_id)
+        return failure_of(trial_id, failed.error)
+
+    def _recover(self, error: Exception) -> list[EpochEnd | TrialFailure]:
+        """After a step that raised: with fewer rows where memory was short, else elsewhere."""
+        self.pool.rewind()
+        if not failure_of(0, error).retryable:
+            raise BrokenError from error
+        if self.pool.capacity > FEWEST_ROWS:
+            self.pool.capacity = max(FEWEST_ROWS, self.pool.capacity // 2)
+            return []
+        return [self._fail(Failed(member, error)) for member in self.members if not member.ended]
+
+
+class AloneLane:
+    """A `Lane` of one trial, in the plain trainer. `reason` says why it is alone.
+
+    `folder`: where the checkpoint lies that it starts from; of no more use after the first epoch.
+    """
+
+    def __init__(
+        self,
+        start: TrialStart,
+        engine: PlainEngine,
+        reason: str,
+        folder: tempfile.TemporaryDirectory[str] | None = None,
+    ) -> None:
+        self.reason = reason
+        self.seconds = 0.0
+        self._engine = engine
+        self._engine.admit(start)
+        self._folder = folder
+        self._ended = False
+
+    @property
+    def active(self) -> int:
+        return 0 if self._ended else 1
+
+    def run(self) -> Sequence[EpochEnd | TrialFailure]:
+        with _clocked(self):
+            events = self._engine.advance()
+        self._tidy()
+        self._ended = any(isinstance(event, TrialFailure) or event.last for event in events)
+        return events
+
+    def retire(self, trial_id: int) -> None:
+        self._tidy()
+        self._engine.retire(trial_id)
+
+    def save(self, trial_id: int, path: Path) -> None:
+        self._engine.save(trial_id, path)
+
+    def _tidy(self) -> None:
+        if self._folder:
+            self._folder.cleanup()
+            self._folder = None
+
+
+def checkpoint_of(member: Member, pool: Pool, task: Task) -> checkpoints.Checkpoint:
+    """A member's state at the end of its last epoch, of which there must be one."""
+    assert member.report is not None, "there is nothing to save before the first epoch's end"
+    config, data = member.config, member.data
+    model = build(config.model, data.input_shape, data.classes, 0, task.allow_imports)
+    steps = member.epoch * member.feed.steps_per_epoch
+    rate = member.report.learning_rate
+    plain = to_plain(member.saved, pool.program.state.layout, config, model, steps=steps, learning_rate=rate)
+    return checkpoints.Checkpoint(checkpoints.fingerprint(member.start, task.data), member.report, plain)
+
+
+def alone_from(member: Member, pool: Pool, task: Task, engine: PlainEngine, reason: str) -> AloneLane:
+    """A member of a pool, from the end of its last epoch on, in a lane of its own."""
+    if member.report is None:
+        return AloneLane(member.start, engine, reason)
+    folder = tempfile.TemporaryDirectory(prefix="shoal-")
+    path = Path(folder.name) / "checkpoint"
+    checkpoints.save(path, checkpoint_of(member, pool, task))
+    return AloneLane(replace(member.start, checkpoint=path), engine, reason, folder)
+
+
+@contextmanager
+def _clocked(lane: Lane) -> Iterator[None]:
+    """Book the time of the block on a lane, shared among its trials."""
+    trials = max(lane.active, 1)
+    started = time.perf_counter()
+    yield
+    lane.seconds += (time.perf_counter() - started) / trials

@@ -1,0 +1,187 @@
+"""One trial in a slot: what the host knows of it. Its numbers are in `SlotState`.
+
+Shapes: S entries, N images of an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from objectives.base import EpochReport, TrialConfig, TrialStart, derive_seed
+from objectives.datasets import SearchData
+from objectives.fused.feed import Feed, Masks, Piece
+from objectives.fused.losses import TrialLoss
+from objectives.fused.program import Program, dropout_shares
+from objectives.fused.state import Row
+from objectives.fused.update import UPDATES, Update, optimizer_options
+from objectives.losses import balanced_class_weights, resolve_loss
+from objectives.metrics import worst_metrics
+from objectives.optimizers import build_optimizer
+from objectives.registry import is_import
+from objectives.regularisers import REGULARISERS, no_penalty, penalty
+from objectives.schedules import factor_at
+from objectives.training import Scores
+
+
+@dataclass(slots=True)
+class Sums:
+    """Of the steps of an epoch, so far."""
+
+    steps: int = 0
+    """Taken; the host knows of them before it knows what they gave."""
+    images: int = 0
+    loss: float = 0.0
+    """Each step's mean loss times its images."""
+    norm: float = 0.0
+    finite: bool = True
+    """Whether every step's loss was."""
+    seconds: float = 0.0
+    """The trial's share of the time that its steps took."""
+
+    def add(self, loss: float, norm: float, images: int) -> None:
+        self.images += images
+        self.loss += loss * images
+        self.norm += norm
+        self.finite = self.finite and math.isfinite(loss)
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A trial that a pool holds."""
+
+    start: TrialStart
+    slot: int
+    data: SearchData
+    feed: Feed
+    loss: TrialLoss
+    update: Update
+    options: dict[str, float]
+    """Of the optimizer."""
+    penalises: bool
+    saved: Row
+    """Its numbers at the end of its last epoch, or at its start."""
+    epoch: int = 0
+    """Epochs that it is at the end of, or past."""
+    report: EpochReport | None = None
+    """Of that epoch."""
+    piece: Piece | None = None
+    """Where it is in an epoch; None at the end of one."""
+    fresh: bool = True
+    """Whether its next images begin a batch."""
+    sums: Sums = field(default_factory=Sums)
+    ended: bool = False
+
+    @property
+    def config(self) -> TrialConfig:
+        return self.start.config
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the step that is to be taken."""
+        return self._learning_rate_at(self.step)
+
+    @property
+    def step(self) -> int:
+        """Steps taken since the trial began."""
+        return self.epoch * self.feed.steps_per_epoch + self.sums.steps
+
+    def numbers(self) -> tuple[float, ...]:
+        """What its optimizer's step depends on."""
+        return self.update.numbers(self.options, self.learning_rate, self.step + 1)
+
+    def begin(self) -> None:
+        """Start its next epoch, or start that epoch again."""
+        self.sums = Sums()
+        self.fresh = True
+        self.feed.start(self.epoch + 1)
+        if self.loss.random is not None:
+            chance = torch.Generator().manual_seed(derive_seed(self.start.seed, "module", self.epoch + 1))
+            self.loss.random = chance.get_state()
+        self.piece = self.feed.next()
+
+    def move_on(self) -> None:
+        """Go to the next piece of the epoch, if there is one."""
+        self.piece = self.feed.next()
+
+    def end(self, scores: Scores | None, seconds: float) -> EpochReport:
+        """Report the epoch; `scores` None: it diverged in training. `seconds` were spent on scoring."""
+        diverged = scores is None or not scores.finite
+        sums = self.sums
+        last = self.epoch * self.feed.steps_per_epoch + sums.steps - 1
+        self.epoch += 1
+        self.report = EpochReport(
+            epoch=self.epoch,
+            train_loss=_finite(sums.loss / sums.images),
+            validation_loss=_finite(scores.loss) if scores else None,
+            metrics=worst_metrics() if scores is None or diverged else scores.metrics,
+            gradient_norm=_finite(sums.norm / sums.steps),
+            learning_rate=self._learning_rate_at(last),
+            seconds=sums.seconds + seconds,
+            images_per_second=sums.images / max(sums.seconds, 1e-9),
+            diverged=diverged,
+        )
+        self.piece = None
+        self.sums = Sums()
+        self.ended = diverged or self.epoch >= self.config.epochs
+        return self.report
+
+    def _learning_rate_at(self, step: int) -> float:
+        factor = factor_at(self.config.schedule, step, self.feed.steps_per_epoch, self.config.epochs)
+        return self.config.learning_rate * factor
+
+
+def member(
+    start: TrialStart,
+    slot: int,
+    data: SearchData,
+    *,
+    model: nn.Module,
+    program: Program,
+    allow_imports: Collection[str],
+) -> Member:
+    """A trial at its start. `model` is its own, as its seed makes it. Raises `TrialError`."""
+    config = start.config
+    shares = dropout_shares(model) or [0.0] * len(program.features)
+    masks = Masks(shares, program.features, program.dtype)
+    feed = Feed(config, start.seed, data, masks, whole=program.whole)
+    regulariser = REGULARISERS[config.regulariser.name].penalty
+    made = Member(
+        start=start,
+        slot=slot,
+        data=data,
+        feed=feed,
+        loss=_loss(config, data, allow_imports),
+        update=UPDATES[config.optimizer.name],
+        options=optimizer_options(config.optimizer),
+        penalises=config.strength > 0 and regulariser != no_penalty,
+        saved=program.state.new_row(model),
+    )
+    _try_out(made)
+    return made
+
+
+def _try_out(made: Member) -> None:
+    """Raise here, where it is one trial's failure, what its numbers would raise in a step of many."""
+    blank = torch.zeros((1, 1), requires_grad=True)
+    penalty(made.config.regulariser, made.config.strength, [blank])
+    build_optimizer(made.config.optimizer, [blank], made.learning_rate)
+    made.numbers()
+
+
+def _loss(config: TrialConfig, data: SearchData, allow_imports: Collection[str]) -> TrialLoss:
+    own = is_import(config.loss.name)
+    kind = object() if own else (config.loss.name, tuple(sorted(config.loss.options.items())))
+    weights = None
+    if config.class_weights == "balanced":
+        weights = balanced_class_weights(data.labels[data.training_indices], data.classes)
+    random = torch.Generator().get_state() if own else None
+    return TrialLoss(resolve_loss(config.loss, allow_imports), kind, weights, random)
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

@@ -1,0 +1,192 @@
+"""The model of many trials as one tensor program: forward and backward for all rows of a step.
+
+Shapes: T slots, R rows, M images of a row, K classes, C channels, H, W height and width, F features.
+
+A model whose layers all have a stacked form (the built-in ones, and a user's `nn.Sequential` of common
+layers) runs in that form; any other by `torch.func`: one call of the user's own code, vmapped over rows.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from objectives.base import Choice, Task, TrialConfig
+from objectives.fused.layers import Layer, NotStackableError, Pass, stack
+from objectives.fused.layout import restored
+from objectives.fused.rows import RowTable
+from objectives.fused.state import SlotState
+from objectives.models import MODELS, Dropout, InputShape, build
+
+Architecture: TypeAlias = tuple[Any, ...]
+"""What trials must have in common to share a program; a key for dictionaries."""
+
+VARIED = "dropout"
+"""The option of built-in models that trials of one program may differ in."""
+
+
+def architecture(config: TrialConfig, input_shape: InputShape, classes: int) -> Architecture:
+    """The program that a trial belongs to."""
+    options = {key: value for key, value in config.model.options.items() if not _varies(config.model, key)}
+    return config.model.name, tuple(sorted(options.items())), input_shape, classes
+
+
+def template(config: TrialConfig, input_shape: InputShape, classes: int, task: Task) -> nn.Module:
+    """A model with the layers of all trials of a program: with dropout, which has no parameters."""
+    choice = config.model
+    if choice.name in MODELS and VARIED in inspect.signature(MODELS[choice.name]).parameters:
+        choice = Choice(choice.name, {**choice.options, VARIED: 0.5})
+    return build(choice, input_shape, classes, 0, task.allow_imports)
+
+
+def dropout_shares(model: nn.Module) -> list[float]:
+    """The share that each dropout layer of a trial's model drops, in the order in which they run."""
+    return [module.share for module in model.modules() if isinstance(module, Dropout)]
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What one pass gave."""
+
+    logits: Tensor
+    """RMK."""
+    weights: Mapping[str, Tensor]
+    """The parameters that it was taken at, per row: the leaves of its graph."""
+    statistics: Mapping[str, tuple[Tensor, Tensor]]
+    """As `Pass.statistics`."""
+
+
+class Program:
+    """The stacked model of one architecture, and the numbers of its trials.
+
+    `model` is a `template`. With `generic`, the path by `torch.func` is taken even where there is a
+    stacked form.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        input_shape: InputShape,
+        slots: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        *,
+        generic: bool = False,
+    ) -> None:
+        self.state = SlotState(model, slots, device, dtype)
+        self.device, self.dtype = device, dtype
+        self._model = model.to(device=device, dtype=dtype)
+        self._layers = None if generic else _stacked(model)
+        self.features = _dropout_features(self._model, input_shape) if self._layers else ()
+        """F of each dropout layer, in the order in which they run."""
+        self._momentum = {
+            name: module.momentum
+            for name, module in model.named_modules()
+            if isinstance(module, nn.BatchNorm2d) and module.momentum is not None
+        }
+        self.whole = bool(self._momentum)
+        """Whether a logical batch must go through in one pass."""
+
+    @property
+    def stacked(self) -> bool:
+        """Whether it runs in stacked form; else by `torch.func`."""
+        return self._layers is not None
+
+    def forward(
+        self, rows: RowTable, images_MHWRC: Tensor, masks: Sequence[Tensor | None], *, training: bool
+    ) -> Forward:
+        """The scores of all rows. `masks` are those of `Pass`, one per entry of `features`, for training."""
+        weights = self.state.layout.rows_of(self.state.weights_TP, rows.slots)
+        buffers = {}
+        if not (training and self.stacked):
+            buffers = {name: b.index_select(0, rows.slots) for name, b in self.state.buffers.items()}
+        if training:
+            weights = {name: weight.requires_grad_() for name, weight in weights.items()}
+        step = Pass(rows, weights, buffers, training, iter(masks))
+        with torch.set_grad_enabled(training):
+            if self._layers:
+                logits_RMK = self._layers(images_MHWRC.flatten(3).permute(0, 3, 1, 2), step)
+            else:
+                logits_RMK = self._vmapped(images_MHWRC.permute(3, 0, 4, 1, 2).contiguous(), step)
+        return Forward(logits_RMK, weights, step.statistics)
+
+    def add_gradients(
+        self, rows: RowTable, forward: Forward, dlogits_RMK: Tensor, fresh: Collection[int]
+    ) -> None:
+        """Add each row's gradient to that of its slot, and its statistics to the running ones.
+
+        `fresh` slots begin a batch: what was in their gradient is forgotten.
+        """
+        names = list(forward.weights)
+        found = torch.autograd.grad(forward.logits, [forward.weights[name] for name in names], dlogits_RMK)
+        rows_RP = self.state.layout.joined(dict(zip(names, found, strict=True)))
+        self.state.add_gradient(rows, rows_RP, fresh)
+        self._track(rows, forward.statistics)
+
+    def _track(self, rows: RowTable, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        if not statistics:
+            return
+        slots_S = torch.tensor([share.slot for share in rows.shares], device=self.device)
+        first_S = torch.tensor([share.first for share in rows.shares], device=self.device)
+        for name, moments in statistics.items():
+            for key, new_RC in zip(("running_mean", "running_var"), moments, strict=True):
+                buffer_TC = self.state.buffers[f"{name}.{key}"]
+                old_SC = buffer_TC.index_select(0, slots_S)
+                momentum = self._momentum[name]
+                mixed_SC = (1 - momentum) * old_SC + momentum * new_RC.index_select(0, first_S)
+                buffer_TC.index_copy_(0, slots_S, mixed_SC)
+            counts_T = self.state.buffers[f"{name}.num_batches_tracked"]
+            counts_T.index_add_(0, slots_S, torch.ones_like(slots_S))
+
+    def _vmapped(self, images_RMCHW: Tensor, step: Pass) -> Tensor:
+        self._model.train(step.training)
+        weights = {name: restored(weight, leading=1) for name, weight in step.weights.items()}
+        return scores_of(self._model, weights, step.buffers, images_RMCHW)
+
+
+def scores_of(
+    model: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor], images_RMCHW: Tensor
+) -> Tensor:
+    """logits_RMK of as many models as there are rows; a model that draws random numbers raises."""
+
+    def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], images_MCHW: Tensor) -> Tensor:
+        logits_MK: Tensor = functional_call(model, (weights, buffers), (images_MCHW,))
+        return logits_MK
+
+    logits_RMK: Tensor = torch.vmap(one, randomness="error")(dict(weights), dict(buffers), images_RMCHW)
+    return logits_RMK
+
+
+def _varies(choice: Choice, option: str) -> bool:
+    return option == VARIED and choice.name in MODELS
+
+
+def _stacked(model: nn.Module) -> Layer | None:
+    try:
+        return stack(model)
+    except NotStackableError:
+        return None
+
+
+def _dropout_features(model: nn.Module, input_shape: InputShape) -> tuple[int, ...]:
+    """F of the vector that each dropout layer gets, in the order in which they run, found by a pass."""
+    seen: list[int] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
+        for module in model.modules()
+        if isinstance(module, Dropout)
+    ]
+    parameter = next(model.parameters())
+    model.eval()
+    with torch.no_grad():
+        model(torch.zeros((2, *input_shape), device=parameter.device, dtype=parameter.dtype))
+    model.train()
+    for hook in hooks:
+        hook.remove()
+    return tuple(seen)
