@@ -21,6 +21,7 @@ from search.study import (
     Asked,
     SearchStudy,
     TrialTaken,
+    TrialUnusable,
     give_up,
     limits_of,
     may_ever_start,
@@ -179,7 +180,10 @@ class Broker:
             if not may_ever_start(load, study.limits):
                 self._over.add(study.name)
             return None
-        asked = study.ask()
+        try:
+            asked = study.ask()
+        except TrialUnusable:
+            return None
         attempt = self._attempts.begin(study.name, asked.trial_id, asked.number, self._worker)
         _, replicate = self._places[study.name]
         start = self._start(study, asked, replicate)

@@ -89,9 +89,11 @@ def run_command(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         output.message("interrupted")
         return ExitCode.INTERRUPTED
-    except (BrokenPipeError, SystemExit):
+    except (BrokenPipeError, SystemExit) as error:
         # Whoever read our output has seen enough (`| head`); SystemExit is how rich says so while
         # cyclopts prints a help. Python would complain at exit.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         output.discard(sys.stdout)
         return ExitCode.OK
     except Exception as error:  # noqa: BLE001  the last place where an error can be put into words

@@ -81,8 +81,9 @@ class RayCrew:
         try:
             with _signals_kept():
                 ray.init(log_to_driver=False, logging_level="ERROR", **settings)
-        except Exception as error:
-            # Ray raises what it likes: its own errors, OSError, RuntimeError, ValueError.
+        except (Exception, SystemExit) as error:
+            # Ray raises what it likes: its own errors, OSError, RuntimeError, ValueError, and
+            # SystemExit for a SIGTERM while it starts.
             self.close()
             raise CrewError(f"Ray can't be started or reached: {error}") from error
 
@@ -180,12 +181,18 @@ def _last_line(error: Exception) -> str:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Ray replaces the handler of SIGTERM; the controller's must stay."""
+    """Ray replaces the handler of SIGTERM; the controller's must stay, and miss none."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGTERM)
+    ended = False
     try:
         yield
+    except SystemExit:
+        ended = True
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
+        if ended and callable(before):
+            signal.raise_signal(signal.SIGTERM)

@@ -17,7 +17,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from search.broker import is_over, recover, study_lock
-from search.crew import Assignment, Crew, Departure, ThreadCrew
+from search.crew import Assignment, Crew, CrewError, Departure, ThreadCrew
 from search.environment import environment
 from search.events import Listener, Outcome, Preparing, Progress, Started, Stopping, Trouble
 from search.spec import ExperimentSpec
@@ -239,11 +239,23 @@ class Controller:
         with ThreadPoolExecutor(max_workers=1) as pool:
             # Both take seconds, and neither needs the other.
             made = pool.submit(make_studies, self._database, self._storage, self._spec)
-            crew = make_crew()
+            try:
+                crew: Crew | None = make_crew()
+            except CrewError:
+                if not self._interruption.count:
+                    raise
+                crew = None  # it is the signal that broke the start off
+        if crew is None:
+            self._notice_stop()
+            return "stopped", "asked to stop"
         try:
             made.result()
             self._recover()
             self._mark = progress_mark(self._look())
+            self._notice_stop()
+            if self._stopping:
+                # Workers take seconds to start, and would only be told to leave.
+                return "stopped", "asked to stop"
             self._hire(crew, min(crew.size, self._width()))
             self._on_event(Started(self._experiment.name, self._alive, self._resumed))
             return self._supervise(crew)

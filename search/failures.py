@@ -10,7 +10,6 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from objectives.base import ObjectiveError
 from search.problems import Problem, SpecError
 from storage.errors import (
     DatabaseUnreachable,
@@ -73,6 +72,9 @@ def unreachable(what: str, *, next: str = "") -> CommandError:
 
 def failure_of(error: Exception) -> Failure | None:
     """The error in words; None for one that no user should ever meet."""
+    # Late, for commands that look at experiments do without `objectives`.
+    from objectives.base import ObjectiveError
+
     message = str(error)
     match error:
         case CommandError():

@@ -73,6 +73,25 @@ class SearchSpace:
             self.dimensions[name].contains(value) for name, value in values.items()
         )
 
+    def misfit(self, given: Mapping[str, object]) -> str | None:
+        """Why no trial can be enqueued with these values, which need not be all; None if one can.
+
+        Whether a dimension is part of the trial is not looked at: a value too many does no harm.
+        """
+        for name, value in given.items():
+            dimension = self.dimensions.get(name)
+            if dimension is None:
+                return f"the experiment has no dimension {shown(name)}"
+            distribution = dimension.distribution()
+            try:
+                # Optuna's own question, which forgives the rounding of its own steps.
+                fits = distribution._contains(distribution.to_internal_repr(value))
+            except (TypeError, ValueError):
+                fits = False
+            if not fits:
+                return f"{name} is never {shown(value)} in this experiment"
+        return None
+
     def suggest(self, trial: optuna.Trial) -> dict[str, Scalar]:
         """The values of a new trial, chosen by its study's sampler (or enqueued with it)."""
         values: dict[str, Scalar] = {}

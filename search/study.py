@@ -11,20 +11,21 @@ from __future__ import annotations
 import json
 import math
 import random
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import NopPruner
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from objectives.base import Scalar, derive_seed
 from search.pruners import Direction, build_pruner
-from search.samplers import build_sampler
+from search.samplers import SamplingError, build_sampler
 from search.settings import GridSettings
 from search.spec import ExperimentSpec
 
@@ -36,6 +37,17 @@ SEED_KEY = "shoal:seed"
 
 class TrialTaken(Exception):  # noqa: N818 - an event that callers handle, like Optuna's TrialPruned
     """Somebody else ended or deleted the trial; what this worker has to say of it is no longer wanted."""
+
+
+class StudyDeleted(Exception):  # noqa: N818 - an event as well
+    """Optuna's tables don't hold the study (any more)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the study {name} was deleted from Optuna's tables; going on makes it anew")
+
+
+class TrialUnusable(Exception):  # noqa: N818 - an event as well
+    """A trial that another Optuna client put in the queue can't be run; it has been ended as failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +119,7 @@ class Asked:
 
 
 class SearchStudy:
-    """One study of an experiment. Raises KeyError if Optuna's tables don't hold it.
+    """One study of an experiment. Raises `StudyDeleted` if Optuna's tables don't hold it.
 
     One thread at a time. `load`, `enqueue_grid` and `ask` are called under the study's lock.
     """
@@ -125,11 +137,20 @@ class SearchStudy:
             method, spec.methods[method], self._space.distributions(), seed=spec.seed, replicate=replicate
         )
         pruner = build_pruner(spec.pruner, self._max_epochs)
-        self._study = optuna.load_study(study_name=self.name, storage=storage, sampler=sampler, pruner=pruner)
+        try:
+            self._study = optuna.load_study(
+                study_name=self.name, storage=storage, sampler=sampler, pruner=pruner
+            )
+        except KeyError:
+            raise StudyDeleted(self.name) from None
 
     def load(self) -> Load:
-        """How far the study is."""
-        return load_of(self._study.get_trials(deepcopy=False), self._max_epochs)
+        """How far the study is. Raises `StudyDeleted`."""
+        try:
+            trials = self._study.get_trials(deepcopy=False)
+        except KeyError:
+            raise StudyDeleted(self.name) from None
+        return load_of(trials, self._max_epochs)
 
     def enqueue_grid(self) -> int:
         """Put every point of the grid that isn't there yet in the queue; returns how many.
@@ -148,10 +169,24 @@ class SearchStudy:
         return len(missing)
 
     def ask(self) -> Asked:
-        """The next trial: the first that waits, else a new one with values from the sampler."""
+        """The next trial: the first that waits, else a new one with values from the sampler.
+
+        Raises `TrialUnusable` for one whose values, given by another Optuna client, don't fit the
+        space: it would end every worker that asks, and with them the experiment.
+        """
         trial = self._study.ask()
-        values = self._space.suggest(trial)
-        return Asked(trial._trial_id, trial.number, values)
+        found = self._storage.get_trial(trial._trial_id)
+        given = found.system_attrs.get("fixed_params", {})
+        reason = self._space.misfit(given)
+        if reason is None:
+            try:
+                return Asked(trial._trial_id, trial.number, self._space.suggest(trial))
+            except (ValueError, SamplingError) as error:
+                if not given and not found.params:
+                    raise  # a mistake of ours or of the sampler's
+                reason = str(error)
+        give_up(self._storage, trial._trial_id, reason)
+        raise TrialUnusable(f"trial {trial.number} of {self.name}: {reason}")
 
     def note(self, asked: Asked, key: str, value: Scalar) -> None:
         """Set a user attribute of a trial. Raises `TrialTaken`."""
@@ -261,6 +296,10 @@ def create_study(
     )
     if "shoal:versions" in study.user_attrs:
         return
+    # All that it does is to store the name that dashboards show. No `catch_warnings`, which would
+    # set back the filters of other threads as well.
+    warnings.filterwarnings("ignore", ".*set_metric_names is experimental", ExperimentalWarning)
+    study.set_metric_names([spec.metric])
     study.set_user_attr("shoal:experiment", spec.experiment)
     study.set_user_attr("shoal:method", method)
     study.set_user_attr("shoal:replicate", replicate)
@@ -289,7 +328,7 @@ def requeue(storage: BaseStorage, trial_id: int) -> bool:
 
 
 def give_up(storage: BaseStorage, trial_id: int, reason: str) -> bool:
-    """End a trial that its workers did not survive as failed; False if it has ended meanwhile."""
+    """End a trial that no worker holds as failed; False if it has ended meanwhile."""
     try:
         storage.set_trial_user_attr(trial_id, "reason", reason)
         return storage.set_trial_state_values(trial_id, TrialState.FAIL)

@@ -133,3 +133,14 @@ def test_an_unreachable_database_ends_with_5(shoal: Shoal) -> None:
         assert "sesame" not in done.stdout + done.stderr
         assert "***" in done.stderr
         assert "next: " in done.stderr
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_what_was_found(shoal: Shoal) -> None:
+    file = shoal.write("file.yaml", tiny("search", *ONE_METHOD))
+    shoal.write("reports", "a file where the folder should be")
+    done = shoal("run", file, "--in-process", code=1)
+    assert "best validation accuracy of each study" in done.stdout
+    assert "finished in" in done.stderr
+    assert "the report can't be written: reports" in done.stderr
+    assert "next: shoal report search --out FOLDER" in done.stderr
+    assert json.loads(shoal("run", file, "--in-process", "--json", code=1).stdout)["files"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from search.cli import run_command
 from search.crew import Assignment
 from search.study import GRID_KEY
 from storage import queries
@@ -106,6 +108,23 @@ def test_a_killed_run_is_resumed_to_its_exact_budget(database: Database, trainer
     outcome = outcome_of(start_run(database.url, spec, trainer=trainer))
     assert outcome["state"] == "finished"
     _exact(database, spec)
+
+
+def test_a_killed_run_is_seen_to_be_interrupted_and_is_watched_no_longer(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start_run(database.url, _spec(), trainer=FAKE, **{SECONDS_VARIABLE: "0.2"})
+    until(lambda: _epochs(database.url) >= 1, run=run)
+    url = ["--database", database.url]
+    assert run_command(["status", "small", "--json", *url]) == 0
+    assert json.loads(capsys.readouterr().out)["controlled"] is True
+    run.kill()
+    run.communicate()
+    # The server frees the lock of a killed process when it notices that the connection is closed.
+    until(lambda: not Experiments(database).controlled([Experiments(database).get("small").id]))
+    assert run_command(["watch", "small", *url]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("small  interrupted: no process runs it; shoal resume small goes on\n")
 
 
 def test_in_process_needs_no_ray(database: Database) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -105,6 +106,16 @@ def _claim(broker: Broker) -> Claim:
 
 
 class TestClaim:
+    def test_a_trial_that_another_client_spoilt_does_not_hold_up_the_rest(self, running: Running) -> None:
+        optuna.load_study(study_name="small/random/0", storage=running.storage).enqueue_trial(
+            {"learning_rate": "much"}
+        )
+        with running.broker() as broker:
+            claims = list(iter(broker.claim, None))
+            claims += list(iter(broker.claim, None))
+        assert len(claims) == 11, "the spoilt one counts as a trial"
+        assert running.trials("random")[0].state == TrialState.FAIL
+
     def test_everything_is_claimed_once_and_no_more(self, running: Running) -> None:
         with running.broker() as broker:
             claims = []

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from search import controller as module
 from search.controller import Controller, Interruption, Move, find_or_create, next_move, run_experiment
-from search.crew import Assignment, Departure, StopSign, ThreadCrew, trainer
+from search.crew import Assignment, CrewError, Departure, StopSign, ThreadCrew, trainer
 from search.events import Event, Preparing, Progress, Started, Stopping, Trouble
 from search.spec import ExperimentSpec
 from storage.curves import Curves
@@ -283,6 +283,37 @@ class TestSupervision:
         return Controller(
             running.database, running.storage, running.experiment, running.spec, resumed=False, on_event=print
         ).run(lambda: crew)
+
+    def test_a_signal_while_workers_are_prepared_hires_none(self, running: Running) -> None:
+        crew = ScriptedCrew()
+
+        def make_crew() -> ScriptedCrew:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return crew
+
+        events: list[Event] = []
+        outcome = Controller(
+            running.database,
+            running.storage,
+            running.experiment,
+            running.spec,
+            resumed=False,
+            on_event=events.append,
+        ).run(make_crew)
+        assert outcome.state == "stopped"
+        assert Stopping("SIGTERM") in events
+        assert crew.hired == []
+        assert crew.closed
+
+    def test_a_signal_that_breaks_off_the_start_is_no_failure(self, running: Running) -> None:
+        def make_crew() -> ScriptedCrew:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise CrewError("Ray can't be started")
+
+        outcome = Controller(
+            running.database, running.storage, running.experiment, running.spec, resumed=False, on_event=print
+        ).run(make_crew)
+        assert outcome.state == "stopped"
 
     def test_dead_workers_are_replaced_until_it_leads_nowhere(self, running: Running) -> None:
         crew = ScriptedCrew([None], [None, None], [None])

@@ -15,7 +15,9 @@ from search.study import (
     Limits,
     Load,
     SearchStudy,
+    StudyDeleted,
     TrialTaken,
+    TrialUnusable,
     create_study,
     give_up,
     grid_key,
@@ -152,6 +154,60 @@ def _trials(storage, study: SearchStudy) -> list[optuna.trial.FrozenTrial]:
     return storage.get_all_trials(storage.get_study_id_from_name(study.name))
 
 
+STEPS_AND_CHOICES = {
+    "learning_rate": {"low": 0.1, "high": 0.5, "step": 0.1, "grid": [0.1]},
+    "batch_size": [32, 64],
+}
+
+
+def test_a_deleted_study_says_so(storage) -> None:
+    study = _study(storage)
+    optuna.delete_study(study_name=study.name, storage=storage)
+    with pytest.raises(StudyDeleted, match="small/random/0 was deleted from Optuna's tables"):
+        study.load()
+    with pytest.raises(StudyDeleted):
+        SearchStudy(storage, small_spec(), "random", 0)
+
+
+class TestEnqueuedByOthers:
+    def _enqueue(self, storage, study: SearchStudy, **values) -> None:
+        optuna.load_study(study_name=study.name, storage=storage).enqueue_trial(values)
+
+    @pytest.mark.parametrize(
+        ("values", "said"),
+        [
+            ({"batch_size": 999}, "batch_size is never 999"),
+            ({"batch_size": None}, "batch_size is never nothing"),
+            ({"learning_rate": 5.0}, "learning_rate is never 5.0"),
+            ({"learning_rate": 0.15}, "learning_rate is never 0.15"),
+            ({"learning_rate": "much"}, "learning_rate is never 'much'"),
+            ({"learning-rate": 0.1}, "no dimension 'learning-rate'"),
+        ],
+    )
+    def test_one_that_does_not_fit_fails_and_the_next_is_asked(self, storage, values, said: str) -> None:
+        study = _study(storage, space=STEPS_AND_CHOICES)
+        self._enqueue(storage, study, **values)
+        with pytest.raises(TrialUnusable, match=said):
+            study.ask()
+        (trial,) = _trials(storage, study)
+        assert trial.state == TrialState.FAIL
+        assert said in trial.user_attrs["reason"]
+        assert study.ask().number == 1
+
+    def test_a_part_of_the_values_is_enough(self, storage) -> None:
+        study = _study(storage, space=STEPS_AND_CHOICES)
+        self._enqueue(storage, study, learning_rate=0.1 + 2 * 0.1, batch_size=64)
+        self._enqueue(storage, study, batch_size=32)
+        assert study.ask().values == {"learning_rate": pytest.approx(0.3), "batch_size": 64}
+        assert study.ask().values["batch_size"] == 32
+
+    def test_but_not_for_a_grid(self, storage) -> None:
+        study = _study(storage, "grid", space=STEPS_AND_CHOICES)
+        self._enqueue(storage, study, learning_rate=0.1)
+        with pytest.raises(TrialUnusable, match="not a point of the grid: it has no 'batch_size'"):
+            study.ask()
+
+
 class TestRequeue:
     def test_same_trial_comes_back_whole(self, storage) -> None:
         study = _study(storage)
@@ -279,6 +335,7 @@ def test_study_says_what_it_is(storage) -> None:
     assert attrs["shoal:settings"]["n_startup_trials"] == 4
     assert attrs["shoal:pruner"]["name"] == "median"
     assert attrs["shoal:versions"]["optuna"] == optuna.__version__
+    assert study.metric_names == ["accuracy"], "Optuna Dashboard names its axis by it"
 
 
 def test_methods_share_their_first_trials_on_the_database(storage) -> None:

@@ -110,6 +110,19 @@ def test_progress_and_best_agree_with_optuna(database, experiment, optuna_storag
     assert (second.study.name, second.trials, second.epochs, second.best) == ("e/tpe/0", 0, 0, None)
 
 
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_diverged_trial_is_never_the_best(database, experiment, optuna_storage, direction):
+    study = optuna.create_study(storage=optuna_storage, study_name="e/random/0", direction=direction)
+    diverged = study.ask()
+    diverged.set_user_attr("diverged", True)
+    study.tell(diverged, 0.5)
+    assert queries.progress(database, experiment.id)[0].best is None
+    assert queries.best(database, experiment.id) == []
+    study.tell(study.ask(), 0.5)
+    assert queries.progress(database, experiment.id)[0].best == 0.5
+    assert [row.number for row in queries.best(database, experiment.id)] == [1]
+
+
 def test_the_earlier_of_equal_trials_is_best(database, experiment, study):
     for value in (0.1, 0.7, 0.7):
         study.add_trial(optuna.trial.create_trial(value=value))
