@@ -12,6 +12,7 @@ from rich.text import Text
 
 from search import output
 from search.commands.options import AsJson, SpecFile, flag
+from search.commands.signals import ending_at_once
 from search.failures import CommandError, ExitCode, Failure
 from search.formats import format_count, format_number, format_seconds, format_value
 
@@ -57,13 +58,14 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what a file would do, without doing it: studies, grid points, trials, epochs, expected time."""
-    from search.cluster import usable_cores
-    from search.plan import make_plan, measured_speed
-    from search.spec import load_spec
+    with ending_at_once():
+        from search.cluster import usable_cores
+        from search.plan import make_plan, measured_speed
+        from search.spec import load_spec
 
-    spec = load_spec(file)
-    count = workers or usable_cores()
-    made = make_plan(spec, measure=measured_speed if measure else None, workers=count)
+        spec = load_spec(file)
+        count = workers or usable_cores()
+        made = make_plan(spec, measure=measured_speed if measure else None, workers=count)
     if as_json:
         output.document("plan/1", made.to_json())
     else:

@@ -22,10 +22,12 @@ from search.commands.options import (
     opened,
 )
 from search.commands.reporting import comparison_tables, report_folder
+from search.commands.signals import ending_at_once
 from search.failures import ExitCode, bad_input, unreachable
 from search.formats import format_seconds
 
 if TYPE_CHECKING:
+    from search.compare.summary import Summary
     from search.events import Outcome
     from search.spec import ExperimentSpec
 
@@ -59,9 +61,11 @@ def run(file: SpecFile, /, *, options: RunOptions | None = None) -> int:
 
     The first Ctrl-C ends the running epochs and stores everything; the same command goes on later.
     """
-    from search.spec import load_spec
+    with ending_at_once():
+        from search.spec import load_spec
 
-    return conduct(load_spec(file), options or RunOptions(), f"shoal run {file}")
+        spec = load_spec(file)
+    return conduct(spec, options or RunOptions(), f"shoal run {file}")
 
 
 def resume(experiment: Experiment, /, *, options: RunOptions | None = None) -> int:
@@ -157,11 +161,21 @@ def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
     for note in summary.notes:
         output.message(f"note: {note.text}")
     code = _end(outcome, display.signal, again)
+    if outcome.state == "finished" and all_failed(summary):
+        output.warn("every trial failed")
+        output.message(f"next: shoal trials {spec.experiment} shows why")
+        code = ExitCode.FAILED
     if unwritten:
         output.warn(f"the report can't be written: {unwritten}")
         output.message(f"next: shoal report {spec.experiment} --out FOLDER")
         return code or ExitCode.FAILED
     return code
+
+
+def all_failed(summary: Summary) -> bool:
+    """Whether not one trial was trained: the experiment has ended, and its user has nothing."""
+    counts = [method.counts for method in summary.methods]
+    return 0 < sum(count.finished for count in counts) == sum(count.failed for count in counts)
 
 
 def check_ray(address: str | None) -> None:

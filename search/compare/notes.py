@@ -32,8 +32,17 @@ def notes(
 ) -> tuple[Note, ...]:
     """What a reader must know before believing the numbers, the gravest first."""
     found: list[Note] = []
-    open_trials = sum(study.counts.running + study.counts.waiting for study in studies)
-    if comparison.state != "finished" or open_trials:
+    waiting = sum(study.counts.waiting for study in studies)
+    open_trials = waiting + sum(study.counts.running for study in studies)
+    if comparison.state == "finished" and open_trials == waiting > 0:
+        found.append(
+            Note(
+                "trials_not_begun",
+                f"Trials that were queued and never begun: {waiting}. The budget of epochs was spent before "
+                "their turn, or they were queued after the end.",
+            )
+        )
+    elif comparison.state != "finished" or open_trials:
         done = sum(study.counts.finished for study in studies)
         found.append(
             Note(

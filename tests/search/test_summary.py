@@ -192,12 +192,19 @@ def test_small_studies_are_called_a_demonstration(trials: int, said: bool) -> No
     [
         ("finished", "complete", False),
         ("running", "complete", True),
-        ("finished", "waiting", True),
+        ("finished", "running", True),
+        ("finished", "waiting", False),
     ],
 )
 def test_open_experiments_are_provisional(state: str, last: State, said: bool) -> None:
     found = comparison([study("random", 0, [trial(0, 0.5), trial(1, 0.5, state=last)])], state=state)
     assert ("provisional" in kinds(found)) is said
+
+
+def test_trials_that_a_budget_of_epochs_left_out_are_said() -> None:
+    found = comparison([study("grid", 0, [trial(0, 0.5), trial(1, None, state="waiting")])], state="finished")
+    (note,) = [note for note in summarise(found).notes if note.kind == "trials_not_begun"]
+    assert "never begun: 1." in note.text
 
 
 def test_unequal_budgets_are_said() -> None:
