@@ -91,7 +91,7 @@ def test_fashion_mnist_reads_the_shared_data() -> None:
     root = EXAMPLES.parents[2] / "shared" / "data"
     if not (root / "FashionMNIST").exists():
         pytest.skip("no ../shared/data beside the repository")
-    assert spec.data.root == str(root)
+    assert spec.data.root == str(root.resolve())
     plan = make_plan(spec)
     assert (plan.train_images, plan.validation_images) == (16000, 4000)
     assert (plan.trials, plan.epochs) == (16, 48)
