@@ -41,6 +41,8 @@ def findings_of(error: ValidationError, place: tuple[str | int, ...], fields: It
     names = tuple(fields)
     found: list[Finding] = []
     for details in error.errors(include_url=False):
+        if details["type"] == "too_short" and _length(details["input"]) >= details["ctx"]["min_length"]:
+            continue  # pydantic counts the valid entries; what is wrong with the others is among the errors
         path = (*place, *(part for part in details["loc"] if part != "[key]"))
         if details["type"] == "extra_forbidden":
             found.append(unknown_key(path, names))
@@ -70,7 +72,7 @@ def _words(kind: str, value: object, context: dict[str, Any], message: str) -> t
     if kind in ("too_short", "string_too_short"):
         return "is empty", f"at least {context.get('min_length', 1)}"
     if kind in ("too_long", "string_too_long"):
-        return f"is too long ({_length(value)})", f"at most {context['max_length']}"
+        return f"is too long ({_length(value) or shown(value)})", f"at most {context['max_length']}"
     return message, str(context.get("remedy", ""))
 
 
@@ -78,8 +80,8 @@ def _described(value: object) -> str:
     return f"the text {shown(value)}" if isinstance(value, str) else shown(value)
 
 
-def _length(value: object) -> str:
-    return f"{len(value)}" if isinstance(value, str | list | tuple | dict) else shown(value)
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, str | list | tuple | dict) else 0
 
 
 def _unquoted(kind: str, value: object) -> str:

@@ -44,7 +44,7 @@ class RunOptions:
     workers: PositiveInt | None = None
     """Workers at once; default: one per GPU, else one per CPU core."""
     in_process: Annotated[bool, Parameter(negative="", show_default=False)] = False
-    """Train in this process, one trial at a time, without Ray."""
+    """Train in this process, without Ray."""
     ray_address: str | None = None
     """Join the Ray cluster there instead of starting one on this machine."""
     device: DeviceOption = "auto"

@@ -1,12 +1,18 @@
-"""The real command in a process of its own, as a user starts it, and a small file for it."""
+"""The command in a process of its own, as a user starts it, or in the test's; and a small file for it."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.cli import run_command
 
 COMMAND = Path(sys.executable).parent / "shoal"
 
@@ -78,3 +84,16 @@ class Shoal:
         """Write a file into the folder and return its name."""
         (self.folder / name).write_text(text, encoding="utf-8")
         return name
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> tuple[str, str]:
+    """stdout and stderr of a command that ends with that code."""
+    assert run_command(arguments) == code
+    return tuple(capsys.readouterr())  # type: ignore[return-value]
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
+    """The JSON document of a command; stdout holds nothing else."""
+    out, _ = printed(capsys, *arguments, "--json", code=code)
+    found: dict[str, Any] = json.loads(out)
+    return found

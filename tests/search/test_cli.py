@@ -10,17 +10,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import search.cli
-from search.cli import COMMANDS, run_command
+from search.cli import COMMANDS
 from storage.database import URL_VARIABLE, Database
 from storage.experiments import Experiments
 from storage.urls import mask
-from tests.contracts.shoal_command import tiny
-from tests.contracts.stored_experiment import store_experiment
+from tests.contracts.shoal_command import document, printed, tiny
 
 HEAVY = (
     "torch",
@@ -52,28 +50,6 @@ ALL = (
     "doctor",
     "schema",
 )
-
-
-@pytest.fixture
-def stored(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Database:
-    """A database with the experiment `stored`, which commands find by the environment."""
-    store_experiment(database)
-    monkeypatch.setenv(URL_VARIABLE, database.url)
-    monkeypatch.chdir(tmp_path)
-    return database
-
-
-def printed(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> tuple[str, str]:
-    """stdout and stderr of a command that ends with that code."""
-    assert run_command(arguments) == code
-    return tuple(capsys.readouterr())  # type: ignore[return-value]
-
-
-def document(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
-    """The JSON document of a command; stdout holds nothing else."""
-    out, _ = printed(capsys, *arguments, "--json", code=code)
-    found: dict[str, Any] = json.loads(out)
-    return found
 
 
 def test_the_commands_are_these() -> None:

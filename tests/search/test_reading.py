@@ -5,39 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import search.commands.reading
-from search.cli import run_command
-from storage.database import URL_VARIABLE, Database
+from storage.database import Database
 from storage.experiments import Experiments
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from storage.records import ExperimentRecord, ExperimentState
-from tests.contracts.stored_experiment import store_experiment
-
-
-@pytest.fixture
-def stored(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Database:
-    """A database with the experiment `stored`, which commands find by the environment."""
-    store_experiment(database)
-    monkeypatch.setenv(URL_VARIABLE, database.url)
-    monkeypatch.chdir(tmp_path)
-    return database
-
-
-def printed(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> tuple[str, str]:
-    """stdout and stderr of a command that ends with that code."""
-    assert run_command(arguments) == code
-    return tuple(capsys.readouterr())  # type: ignore[return-value]
-
-
-def document(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
-    """The JSON document of a command; stdout holds nothing else."""
-    out, _ = printed(capsys, *arguments, "--json", code=code)
-    found: dict[str, Any] = json.loads(out)
-    return found
+from tests.contracts.shoal_command import document, printed
 
 
 @pytest.fixture

@@ -559,3 +559,10 @@ def test_garbage_is_refused_with_problems_and_nothing_else(file: dict[str, objec
     if spec:
         assert ExperimentSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
         assert spec.search_space().distributions()
+
+
+def test_a_list_of_wrong_values_is_not_called_empty() -> None:
+    problems = refused(space={"learning_rate": [1e38, 2e38]})
+    assert len(problems) == 2
+    assert not any("is empty" in problem for problem in problems)
+    assert any("is empty" in problem for problem in refused(space={"learning_rate": []}))
