@@ -8,8 +8,10 @@ Adding a method is a settings class in `search.settings`, a builder here and a l
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution
@@ -44,14 +46,29 @@ def short_seed(*parts: int | str) -> int:
     return derive_seed(*parts) % 2**32
 
 
+_FILTERS = threading.Lock()
+
+
+@contextmanager
+def experimental_wanted() -> Iterator[None]:
+    """Build samplers without Optuna's warnings of what it calls experimental: who asked for it knows.
+
+    `catch_warnings` exchanges the filters of the whole process, so one thread at a time: else the
+    one that leaves first takes the others' filter away, and the last leaves a stale one behind.
+    """
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
+
+
 class PerTrialSampler(BaseSampler):
     """A fresh inner sampler for every trial, and for every parameter that is drawn on its own.
 
     `build(seed)` makes the inner sampler. The joint draw of a trial is seeded by its number, an
     independent draw by the number and the parameter's name: a trial that was cut off while its
     values were drawn gets the remaining ones as if nothing had happened. The only thing kept
-    between calls is the inner sampler of the trial at hand, whose loss changes nothing.
-    One thread at a time.
+    between calls is the inner sampler of the trial at hand, whose loss changes nothing, so threads
+    may share one.
     """
 
     def __init__(self, build: Callable[[int], BaseSampler], *seed_parts: int | str) -> None:
@@ -60,10 +77,7 @@ class PerTrialSampler(BaseSampler):
         self._joint: tuple[int, BaseSampler] | None = None
 
     def _inner(self, *parts: int | str) -> BaseSampler:
-        # Optuna marks `group` and others as experimental; a user who asked for them knows.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return self._build(short_seed(*self._seed_parts, *parts))
+        return self._build(short_seed(*self._seed_parts, *parts))
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The dimensions that the inner sampler draws together."""
@@ -75,12 +89,13 @@ class PerTrialSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Values of the dimensions in `search_space`, drawn together."""
-        if self._joint is None or self._joint[0] != trial.number:
+        joint, self._joint = self._joint, None
+        if joint is None or joint[0] != trial.number:
+            inner = self._inner(trial.number)
             # TPE with `group` keeps what it inferred for the draw.
-            self.infer_relative_search_space(study, trial)
-        assert self._joint is not None
-        inner = self._joint[1]
-        self._joint = None
+            inner.infer_relative_search_space(study, trial)
+        else:
+            inner = joint[1]
         return inner.sample_relative(study, trial, search_space)
 
     def sample_independent(
@@ -128,8 +143,7 @@ class WholeSpaceQmcSampler(QMCSampler):
     """
 
     def __init__(self, space: Space, *, qmc_type: str, scramble: bool, seed: int) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with experimental_wanted():
             super().__init__(qmc_type=qmc_type, scramble=scramble, seed=seed, warn_independent_sampling=False)
         self._space = {name: space[name] for name in sorted(space) if not space[name].single()}
 
@@ -153,17 +167,18 @@ def _qmc(settings: QmcSettings, space: Space, *seed_parts: int | str) -> BaseSam
 
 
 def _tpe(settings: TpeSettings, _space: Space, *seed_parts: int | str) -> BaseSampler:
-    return PerTrialSampler(
-        lambda seed: TPESampler(
-            n_startup_trials=settings.n_startup_trials,
-            n_ei_candidates=settings.n_ei_candidates,
-            multivariate=settings.multivariate,
-            group=settings.group,
-            constant_liar=settings.constant_liar,
-            seed=seed,
-        ),
-        *seed_parts,
-    )
+    def build(seed: int) -> BaseSampler:
+        with experimental_wanted():
+            return TPESampler(
+                n_startup_trials=settings.n_startup_trials,
+                n_ei_candidates=settings.n_ei_candidates,
+                multivariate=settings.multivariate,
+                group=settings.group,
+                constant_liar=settings.constant_liar,
+                seed=seed,
+            )
+
+    return PerTrialSampler(build, *seed_parts)
 
 
 def _gp(settings: GpSettings, _space: Space, *seed_parts: int | str) -> BaseSampler:

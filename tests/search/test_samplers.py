@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import optuna
@@ -37,7 +40,8 @@ class TestPerTrialTpe(BasicSamplerTestCase, RelativeSamplerTestCase):
 class TestPerTrialGroupTpe(RelativeSamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
-        return lambda: PerTrialSampler(lambda seed: TPESampler(n_startup_trials=0, group=True, seed=seed), 0)
+        settings = TpeSettings(n_startup_trials=0, group=True)
+        return lambda: build_sampler("tpe", settings, {}, seed=0, replicate=0)
 
 
 @pytest.mark.slow
@@ -122,6 +126,23 @@ def test_a_trial_cut_off_while_drawn_gets_the_same_values() -> None:
         return _suggest(trial)
 
     assert draw(cut=True) == draw(cut=False)
+
+
+def test_threads_build_experimental_samplers_without_a_warning() -> None:
+    """Each builds inside filters of the whole process; here warnings are errors, so a slip shows."""
+    sampler = build_sampler("tpe", TpeSettings(group=True), SPACE, seed=7, replicate=0)
+    assert isinstance(sampler, PerTrialSampler)
+    filters = list(warnings.filters)
+    barrier = threading.Barrier(8)
+
+    def build(_: int) -> None:
+        barrier.wait()
+        for seed in range(200):
+            sampler._build(seed)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(build, range(8)))
+    assert warnings.filters == filters
 
 
 def test_parameters_have_streams_of_their_own() -> None:
