@@ -194,3 +194,29 @@ PRUNER_SETTINGS: dict[str, type[PrunerSettings]] = {
     "asha": AshaSettings,
 }
 """Name in the file → its settings."""
+
+
+class RetrainSettings(Settings):
+    """How winners are trained again: the best of many noisy values is better by luck as well."""
+
+    seeds: Annotated[int, Field(ge=0, le=1000)] = 10
+    """Fresh seeds with which each study's incumbent is trained and scored on the sealed test set; 0: none."""
+
+
+class ComparisonSettings(Settings):
+    """What is claimed, declared before the run; everything else in a report is exploratory."""
+
+    axis: Literal["trials", "epochs", "seconds"] = "epochs"
+    """What budgets are compared on first: trials, epochs, or device and sampler seconds."""
+    pairs: Annotated[tuple[tuple[str, str], ...], Field(max_length=64, strict=False)] | None = None
+    """Pairs of methods that are tested, each written [better?, than]; null: all pairs."""
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Chance, over all tested pairs together, of claiming a difference where there is none."""
+    smallest_difference: Annotated[float, Field(gt=0, lt=1e6)] = 0.005
+    """The smallest difference that matters, in the metric's unit: 0.005 is half a point of accuracy."""
+    meaningful: Annotated[float, Field(gt=0.5, lt=1)] = 0.75
+    """P(A better than B) that a meaningful difference can exceed (Bouthillier et al. 2021)."""
+    power: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    """Chance of finding a true difference, for what `plan` says can be found."""
+    retrain: RetrainSettings = RetrainSettings()
+    """How winners are trained again."""

@@ -24,6 +24,7 @@ from search.settings import (
     METHODS,
     PRUNER_SETTINGS,
     REFUSED_METHODS,
+    ComparisonSettings,
     MethodSettings,
     NoPruner,
     PrunerSettings,
@@ -194,6 +195,8 @@ class ExperimentSpec(Settings):
     """When a poor trial is stopped before its last epoch."""
     metric: Text = "accuracy"
     """What is judged, on validation images: accuracy, error, macro_f1 or log_loss."""
+    comparison: ComparisonSettings = ComparisonSettings()
+    """What is claimed, declared before the run."""
     allow_imports: Annotated[tuple[Text, ...], Field(max_length=64, strict=False)] = ()
     """Python modules from which `module:function` references may be imported."""
 
@@ -246,14 +249,16 @@ class ExperimentSpec(Settings):
         """Everything that may not change under one experiment name.
 
         That is what decides which configs are tried and what a trial's value is. These may change,
-        because finished trials stay what they were: `replicates`, `budget`, `in_flight`, where the
-        data lie, what may be imported, and which methods there are. The settings of a method may
+        because finished trials stay what they were: `replicates`, `budget`, `in_flight`, how often
+        winners are retrained, where the data lie, what may be imported, and which methods there
+        are. What is claimed may not change, for it was declared before the run. The settings of a method may
         not change either, but a method may be added: see `conflicts`.
         """
         plain = self.to_json()
         data = {key: value for key, value in plain["data"].items() if key not in {"root", "download"}}
         kept = ("seed", "model", "fixed", "space", "pruner", "metric")
-        return {"data": data, **{key: plain[key] for key in kept}}
+        declared = {key: value for key, value in plain["comparison"].items() if key != "retrain"}
+        return {"data": data, **{key: plain[key] for key in kept}, "comparison": declared}
 
     def space_hash(self) -> str:
         """SHA-256 of `identity` in canonical JSON: 64 hexadecimal digits."""

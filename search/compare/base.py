@@ -18,6 +18,8 @@ Direction: TypeAlias = Literal["maximize", "minimize"]
 State: TypeAlias = Literal["waiting", "running", "complete", "pruned", "failed"]
 """A trial's state, Optuna's in lower case (`FAIL` is `failed`)."""
 
+Purpose: TypeAlias = Literal["score", "retraining"]
+
 FINISHED: frozenset[str] = frozenset({"complete", "pruned", "failed"})
 """States in which a trial has spent all that it will spend."""
 
@@ -47,9 +49,14 @@ class TrialOutcome:
     """Epochs trained, each counted once however many attempts it took."""
     seconds: float
     """Device seconds of those epochs."""
+    sampler_seconds: float = 0.0
+    """What drawing its values took."""
     attempts: int = 1
     reason: str | None = None
     diverged: bool = False
+    shared_with: str | None = None
+    """The study whose trial of the same number, values and seed was trained for both of them."""
+    started_at: datetime | None = None
     ended_at: datetime | None = None
     curve: tuple[EpochPoint, ...] = ()
 
@@ -76,7 +83,7 @@ class StudyOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One reading of the sealed test set, as `shoal score` logs it."""
+    """One reading of the sealed test set, each of which is logged."""
 
     method: str
     replicate: int
@@ -87,6 +94,8 @@ class Reading:
     epochs: int
     images: int
     read_at: datetime
+    purpose: Purpose = "score"
+    """`retraining`: of a study's incumbent with a fresh seed, declared before the run; `score`: by hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
