@@ -8,9 +8,7 @@ from typing import Any, Protocol
 from sqlalchemy import text
 
 from storage.database import Database
-from storage.errors import AttemptLost
-from storage.records import EpochRecord
-from storage.values import json_text
+from storage.records import CurveArrays, EpochRecord
 
 
 class Report(Protocol):
@@ -36,27 +34,6 @@ class Report(Protocol):
     def diverged(self) -> bool: ...
 
 
-# The attempt's row is locked against ending until the point is stored. A newer attempt's point
-# replaces an older one's, never the other way round.
-WRITE = """
-INSERT INTO shoal.epochs AS point
-    (trial_id, epoch, attempt, study_id, trial_number, train_loss, validation_loss, metrics,
-     gradient_norm, learning_rate, seconds, images_per_second, diverged)
-SELECT attempt.trial_id, :epoch, attempt.number, attempt.study_id, attempt.trial_number, :train_loss,
-       :validation_loss, CAST(:metrics AS json), :gradient_norm, :learning_rate, :seconds,
-       :images_per_second, :diverged
-FROM shoal.attempts AS attempt
-WHERE attempt.trial_id = :trial_id AND attempt.number = :attempt AND attempt.state = 'running'
-FOR SHARE
-ON CONFLICT (trial_id, epoch) DO UPDATE
-SET attempt = excluded.attempt, train_loss = excluded.train_loss,
-    validation_loss = excluded.validation_loss, metrics = excluded.metrics,
-    gradient_norm = excluded.gradient_norm, learning_rate = excluded.learning_rate,
-    seconds = excluded.seconds, images_per_second = excluded.images_per_second,
-    diverged = excluded.diverged
-WHERE point.attempt <= excluded.attempt
-"""
-
 READ = """
 SELECT study.name AS study_name, point.trial_number, point.trial_id, point.attempt, point.epoch,
        point.train_loss, point.validation_loss, point.metrics, point.gradient_norm,
@@ -67,36 +44,24 @@ WHERE {condition}
 ORDER BY study.id, point.trial_number, point.epoch
 """
 
+POINTS = """
+SELECT point.trial_id, array_agg(point.epoch ORDER BY point.epoch),
+       array_agg(CAST(point.metrics ->> :metric AS float8) ORDER BY point.epoch),
+       array_agg(point.train_loss ORDER BY point.epoch),
+       array_agg(point.validation_loss ORDER BY point.epoch),
+       array_agg(point.seconds ORDER BY point.epoch)
+FROM shoal.epochs AS point
+JOIN shoal.experiment_studies AS study ON study.id = point.study_id
+WHERE study.experiment_id = :experiment_id
+GROUP BY point.trial_id
+"""
+
 
 class Curves:
-    """Reads and writes curves. May be shared by threads."""
+    """Reads curves; the ledger writes them. May be shared by threads."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
-
-    def write(self, trial_id: int, attempt: int, report: Report) -> None:
-        """Store one epoch's report; an epoch that is run again replaces the point before.
-
-        Raises `AttemptLost` if the attempt does not run any more (nothing is stored then), and
-        `ValueRefused` for numbers that are not finite.
-        """
-        values = {
-            "trial_id": trial_id,
-            "attempt": attempt,
-            "epoch": int(report.epoch),
-            "train_loss": _number(report.train_loss),
-            "validation_loss": _number(report.validation_loss),
-            "metrics": json_text({name: float(value) for name, value in report.metrics.items()}),
-            "gradient_norm": _number(report.gradient_norm),
-            "learning_rate": float(report.learning_rate),
-            "seconds": float(report.seconds),
-            "images_per_second": float(report.images_per_second),
-            "diverged": bool(report.diverged),
-        }
-        with self.database.begin() as connection:
-            stored = connection.execute(text(WRITE), values).rowcount
-        if not stored:
-            raise AttemptLost(f"attempt {attempt} of trial {trial_id} does not run any more")
 
     def of_trial(self, trial_id: int) -> list[EpochRecord]:
         """A trial's curve, by epoch."""
@@ -110,12 +75,16 @@ class Curves:
         """All curves of an experiment, by study, trial and epoch."""
         return self._read("study.experiment_id = :value", experiment_id)
 
+    def points(self, experiment_id: int, metric: str) -> dict[int, CurveArrays]:
+        """What a report needs of all curves of an experiment, by the trial's id.
+
+        A row per trial: at 200,000 epochs a tenth of what `of_experiment` takes.
+        """
+        values = {"experiment_id": experiment_id, "metric": metric}
+        with self.database.begin() as connection:
+            return {row[0]: CurveArrays(*row[1:]) for row in connection.execute(text(POINTS), values)}
+
     def _read(self, condition: str, value: Any) -> list[EpochRecord]:
         with self.database.begin() as connection:
             rows = connection.execute(text(READ.format(condition=condition)), {"value": value}).mappings()
             return [EpochRecord(**row) for row in rows]
-
-
-def _number(value: float | None) -> float | None:
-    """A plain float: NumPy's would be written as `np.float64(…)` into the statement."""
-    return None if value is None else float(value)

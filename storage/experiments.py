@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -143,6 +144,15 @@ class Experiments:
         if flag is None:
             raise ExperimentNotFound(f"there is no experiment with id {experiment_id}")
         return bool(flag)
+
+    def pulse(self, experiment_id: int) -> tuple[bool, datetime]:
+        """Whether somebody asked it to stop, and when its record changed. Raises `ExperimentNotFound`."""
+        statement = "SELECT stop_requested, updated_at FROM shoal.experiments WHERE id = :id"
+        with self.database.begin() as connection:
+            row = connection.execute(text(statement), {"id": experiment_id}).one_or_none()
+        if row is None:
+            raise ExperimentNotFound(f"there is no experiment with id {experiment_id}")
+        return bool(row[0]), row[1]
 
     @contextmanager
     def control(self, experiment: ExperimentRecord) -> Iterator[None]:

@@ -11,6 +11,8 @@ a schema of Optuna's that we don't know.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,11 +23,29 @@ if TYPE_CHECKING:
 
     from storage.curves import Report
 
+MAX_ATTEMPTS = 3
+"""Attempts that failed or were lost before a trial is given up; those given back on purpose don't count."""
+
+LEASE_VARIABLE = "SHOAL_LEASE_SECONDS"
+LEASE_SECONDS = 30.0
+"""How long a lease lasts without being prolonged; beat every third of it."""
+
+
+def lease_seconds() -> float:
+    """How long a lease lasts; `SHOAL_LEASE_SECONDS` overrides the default. All workers must agree."""
+    try:
+        seconds = float(os.environ.get(LEASE_VARIABLE, ""))
+    except ValueError:
+        return LEASE_SECONDS
+    return seconds if math.isfinite(seconds) and seconds > 0 else LEASE_SECONDS
+
+
 Scalar: TypeAlias = bool | int | float | str
 
 EndState: TypeAlias = Literal["complete", "pruned", "failed", "released", "retry"]
 """How a worker parts with a trial. The first three end the trial. `released`: given back on purpose, goes on
-later, counts for nothing; `retry`: this attempt failed, the trial goes back to the queue."""
+later, counts for nothing; `retry`: this attempt failed, the trial goes back to the queue, or has
+failed if this was its last attempt (`MAX_ATTEMPTS`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +117,8 @@ class Written:
     refused: Mapping[int, str] = field(default_factory=dict)
     """Token → why, for the leases that were lost (or whose trial somebody else ended or deleted): nothing
     of them was stored, everything of the others was."""
+    given_up: frozenset[int] = frozenset()
+    """Tokens that ended with `retry` although it was the trial's last attempt: the trial has failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +163,8 @@ class Ledger(Protocol):
         Of the queue, trials that have begun before come first, then by number. A trial in
         Optuna's tables is RUNNING from the same transaction on that gives its lease, so there is
         no moment at which it runs without one. Numbers are dense and distinct also beside stock
-        Optuna clients. Raises `StudyNotFound` if no experiment holds the study or Optuna's tables
+        Optuna clients. Gives nothing where another client holds the study's row for longer than a
+        moment: ask again later. Raises `StudyNotFound` if no experiment holds the study or Optuna's tables
         don't.
         """
 
@@ -157,7 +180,10 @@ class Ledger(Protocol):
 
         A lease that was lost refuses what belongs to it and nothing else; each refusal is noted as
         an event. Within a lease the order is draws, epochs, ending. An epoch that an earlier
-        attempt reported is written over; steps of one attempt increase strictly. Raises
+        attempt reported is written over, and one beyond the last of the attempt that ends the
+        trial is dropped; steps of one attempt increase strictly (else the lease is refused). The
+        reason of a trial that failed becomes its user attribute `reason`. An ending said twice
+        is refused the second time. Raises
         `ValueRefused` for a number that is not finite, before anything is stored.
         """
 

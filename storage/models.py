@@ -21,6 +21,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Sequence,
     String,
     Text,
     UniqueConstraint,
@@ -30,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from storage.database import SCHEMA
-from storage.records import AttemptState, ExperimentState
+from storage.records import AttemptState, EventKind, ExperimentState
 
 EXPERIMENT_NAME, STUDY_NAME, SHORT_NAME = 128, 512, 128
 """Longest names in characters; Optuna's own study names hold 512."""
@@ -116,9 +117,13 @@ class ExperimentStudy(Base):
 
 
 class Worker(Base):
-    """A process that runs trials. It lives as long as it holds the advisory lock of its id."""
+    """A process that runs trials. Whether it lives is told by its leases; on its host by the process."""
 
     __tablename__ = "workers"
+    __table_args__ = (
+        # Registering again, after a connection broke at the commit, finds the row that was made.
+        UniqueConstraint("registration"),
+    )
 
     id: Mapped[int] = mapped_column(Integer, Identity(always=True), primary_key=True)
     name: Mapped[str] = mapped_column(String(SHORT_NAME))
@@ -127,10 +132,20 @@ class Worker(Base):
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime | None]
     """NULL for a worker that lives or that was killed."""
+    boot: Mapped[str | None]
+    """Which start of which machine; with the next three columns it names a process for good."""
+    process_space: Mapped[str | None]
+    """The namespace in which `process` is a number: containers have their own."""
+    process_birth: Mapped[str | None]
+    """When the process began, by the machine's own count: numbers of processes are used again."""
+    registration: Mapped[int | None] = mapped_column(BigInteger)
+
+
+LEASE_TOKENS = Sequence("lease_tokens", schema=SCHEMA, data_type=BigInteger, metadata=Base.metadata)
 
 
 class Attempt(Base):
-    """One time that a worker ran a trial."""
+    """One time that a worker ran a trial: its lease, as long as it runs."""
 
     __tablename__ = "attempts"
     __table_args__ = (
@@ -143,7 +158,12 @@ class Attempt(Base):
             unique=True,
             postgresql_where=text("state = 'running'"),
         ),
+        # A token names one lease in the whole database.
+        UniqueConstraint("token"),
         Index("attempts_study_id_index", "study_id"),
+        # What a worker holds, and (they are few) all that runs.
+        Index("attempts_running_by_worker", "worker_id", postgresql_where=text("state = 'running'")),
+        CheckConstraint(finite_and_not_negative("sampler_seconds"), name="sampler_seconds_finite"),
         CheckConstraint(one_of("state", AttemptState), name="state_known"),
         CheckConstraint("(state = 'running') = (ended_at IS NULL)", name="ended_when_not_running"),
         CheckConstraint("state <> 'failed' OR reason IS NOT NULL", name="failed_with_reason"),
@@ -163,6 +183,18 @@ class Attempt(Base):
     traceback: Mapped[str | None]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime | None]
+    token: Mapped[int] = mapped_column(BigInteger, LEASE_TOKENS, server_default=LEASE_TOKENS.next_value())
+    """Fencing token: of two leases of a trial the later has the larger."""
+    deadline: Mapped[datetime] = mapped_column(server_default=func.now())
+    """When the lease ends if it isn't prolonged."""
+    beaten_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """When it was prolonged last."""
+    sampler_seconds: Mapped[float | None]
+    """What drawing the trial's values took; NULL if this attempt drew none."""
+    last_step: Mapped[int | None]
+    """The last epoch that this attempt reported."""
+    last_write: Mapped[int | None] = mapped_column(BigInteger)
+    """The number of the write that changed the row last: one that is tried again finds that it was done."""
 
 
 class Epoch(Base):
@@ -196,6 +228,36 @@ class Epoch(Base):
     seconds: Mapped[float]
     images_per_second: Mapped[float]
     diverged: Mapped[bool]
+    written_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Event(Base):
+    """Something that happened to a lease, a trial or a worker. The log only grows: a trigger refuses changes.
+
+    No foreign keys: what happened has happened, also after an experiment was deleted.
+    """
+
+    __tablename__ = "events"
+    __table_args__ = (
+        Index("events_experiment_id_id_index", "experiment_id", "id"),
+        # What a write did is looked up when the answer to it was lost.
+        Index("events_write_index", "write"),
+        CheckConstraint(one_of("kind", EventKind), name="kind_known"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    kind: Mapped[str]
+    experiment_id: Mapped[int | None]
+    study_id: Mapped[int | None]
+    trial_id: Mapped[int | None]
+    trial_number: Mapped[int | None]
+    attempt: Mapped[int | None]
+    token: Mapped[int | None] = mapped_column(BigInteger)
+    worker_id: Mapped[int | None]
+    write: Mapped[int | None] = mapped_column(BigInteger)
+    """Events of one write of the ledger share its number."""
+    detail: Mapped[dict[str, Any] | None]
 
 
 class TestReading(Base):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 ExperimentState: TypeAlias = Literal["created", "running", "stopped", "finished", "failed"]
 """created → running → stopped | finished | failed, and from each of these back to running (resume)."""
@@ -13,6 +13,27 @@ ExperimentState: TypeAlias = Literal["created", "running", "stopped", "finished"
 AttemptState: TypeAlias = Literal["running", "complete", "pruned", "failed", "released", "lost"]
 """running → one of the others, for good. `released`: given back on purpose (interrupted), counts
 for nothing; `lost`: its worker is gone."""
+
+EventKind: TypeAlias = Literal[
+    "registered",
+    "retired",
+    "claimed",
+    "drawn",
+    "released",
+    "requeued",
+    "completed",
+    "pruned",
+    "failed",
+    "expired",
+    "given_up",
+    "refused",
+    "retried",
+]
+"""What the event log tells. Of a worker: registered, retired. Of a lease: claimed, drawn, refused (a
+write that came too late), and how it ended: completed, pruned and failed end the trial with it;
+released and requeued (an attempt that failed) put it back; expired was taken from its worker.
+given_up: the trial failed as well, having used up its attempts. retried: a failed trial has a
+repetition."""
 
 TrialState: TypeAlias = Literal["waiting", "running", "complete", "pruned", "failed"]
 """Optuna's states in our words; its FAIL is `failed`."""
@@ -65,17 +86,6 @@ class AttemptRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AbandonedTrial:
-    """A trial that Optuna's table calls running although no live worker runs it."""
-
-    study_name: str
-    trial_number: int
-    trial_id: int
-    attempt: AttemptRecord | None
-    """The newest one; None for a trial whose worker went between asking and beginning."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRecord:
     """One point of a trial's curve. None stands for a number that was not finite."""
 
@@ -93,6 +103,17 @@ class EpochRecord:
     seconds: float
     images_per_second: float
     diverged: bool
+
+
+class CurveArrays(NamedTuple):
+    """A trial's curve, column by column; all equally long, by epoch. None: there was no finite number."""
+
+    epochs: Sequence[int]
+    values: Sequence[float | None]
+    """Of the metric that was asked for."""
+    train_losses: Sequence[float | None]
+    validation_losses: Sequence[float | None]
+    seconds: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +156,9 @@ class TrialRow:
     """In the order in which they were suggested; categorical ones as their choice."""
     epochs: int
     seconds: float
+    """Device seconds of its epochs."""
+    sampler_seconds: float
+    """What drawing its values took, over all its attempts."""
     attempts: int
     reason: str | None
     """Why it failed, or why its newest attempt ended without a result."""

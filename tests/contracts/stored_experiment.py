@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.trial import TrialState
 
 from objectives.base import EpochReport
-from storage.attempts import Attempts, LiveWorker
-from storage.curves import Curves
+from storage.batched_ledger import BatchedLedger
 from storage.database import Database
 from storage.experiments import Experiments
+from storage.ledger import Draw, Ending, EpochWrite
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from storage.records import ExperimentRecord
 
@@ -52,37 +51,35 @@ def store_experiment(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_optuna_storage(database.url)
     try:
-        with Attempts(database).worker("by-hand") as worker:
-            for _, replicate, study_name in studies:
-                study = optuna.create_study(storage=storage, study_name=study_name, direction=direction)
-                for number, (way, value, epochs) in enumerate(WAYS):
-                    shifted = None if value is None else value + replicate / 10 * (way == "complete")
-                    _store_trial(database, study, worker, number, way, shifted, epochs)
+        ledger = BatchedLedger(database)
+        worker = ledger.register("by-hand")
+        for _, replicate, study_name in studies:
+            study = optuna.create_study(storage=storage, study_name=study_name, direction=direction)
+            for number, (way, value, epochs) in enumerate(WAYS):
+                shifted = None if value is None else value + replicate / 10 * (way == "complete")
+                study.enqueue_trial(_values(number))
+                _store_trial(ledger, worker, study_name, way, shifted, epochs)
+        ledger.retire(worker)
     finally:
         close_optuna_storage(storage)
     experiments.set_state(record.id, "finished")
     return experiments.get(name)
 
 
+def _values(number: int) -> dict[str, object]:
+    return {"learning_rate": 0.1 * (number + 1), "loss": "mse" if number % 2 else "hinge"}
+
+
 def _store_trial(
-    database: Database,
-    study: optuna.Study,
-    worker: LiveWorker,
-    number: int,
-    way: str,
-    value: float | None,
-    epochs: int,
+    ledger: BatchedLedger, worker: int, study_name: str, way: str, value: float | None, epochs: int
 ) -> None:
+    (lease,) = ledger.claim(study_name, worker, waiting=1, new=0)
     distributions = {
         "learning_rate": FloatDistribution(0.001, 1.0, log=True),
         "loss": CategoricalDistribution(("mse", "hinge")),
     }
-    study.enqueue_trial({"learning_rate": 0.1 * (number + 1), "loss": "mse" if number % 2 else "hinge"})
-    trial = study.ask(distributions)
-    attempts = Attempts(database)
-    attempt = attempts.begin(study.study_name, trial._trial_id, number, worker)
-    for epoch in range(1, epochs + 1):
-        report = EpochReport(
+    reports = [
+        EpochReport(
             epoch=epoch,
             train_loss=1.0 / epoch,
             validation_loss=1.5 / epoch,
@@ -93,15 +90,17 @@ def _store_trial(
             images_per_second=1000.0,
             diverged=way == "diverged",
         )
-        Curves(database).write(trial._trial_id, attempt, report)
-        if value is not None:
-            trial.report(value, epoch)
-    if way == "diverged":
-        trial.set_user_attr("diverged", True)
-    if way == "failed":
-        trial.set_user_attr("reason", REASON)
-    told = {"complete": TrialState.COMPLETE, "diverged": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
-    state = told.get(way, TrialState.FAIL)
-    study.tell(trial, value if state is TrialState.COMPLETE else None, state=state)
-    ended = "complete" if way == "diverged" else way
-    attempts.end(trial._trial_id, attempt, ended, REASON if way == "failed" else None)  # type: ignore[arg-type]
+        for epoch in range(1, epochs + 1)
+    ]
+    ending = Ending(
+        lease=lease,
+        state="complete" if way == "diverged" else way,  # type: ignore[arg-type]
+        value=value if way in ("complete", "diverged") else None,
+        attributes={"diverged": True} if way == "diverged" else {},
+        reason=REASON if way == "failed" else None,
+    )
+    ledger.write(
+        draws=[Draw(lease=lease, values=lease.fixed, distributions=distributions)],
+        epochs=[EpochWrite(lease=lease, report=report, value=value or 0.0) for report in reports],
+        endings=[ending],
+    )

@@ -1,0 +1,312 @@
+"""The ledger over Optuna's own tables: a whole pool of slots in one round trip.
+
+Every method sends its statements as one message, which Postgres runs as one transaction. A number
+drawn for each call is stored with what it changes: where a connection breaks at the commit, the
+call is sent again and finds by that number whether it was done.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DBAPIError
+
+from storage import ledger_statements as sql
+from storage import recovery_statements as recovery
+from storage.database import Database, optuna_tables_missing
+from storage.errors import DatabaseBusy, StudyNotFound, ValueRefused
+from storage.failpoints import failpoint
+from storage.ledger import (
+    MAX_ATTEMPTS,
+    Draw,
+    Ending,
+    EpochWrite,
+    Expired,
+    Lease,
+    Retried,
+    Scalar,
+    Written,
+    lease_seconds,
+)
+from storage.processes import this_process
+from storage.queries import decode_parameter
+from storage.values import json_text, storable
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+GIVEN_UP = f"{MAX_ATTEMPTS} workers ended while they ran this trial"
+
+
+class BatchedLedger:
+    """See `storage.ledger.Ledger`. For a database whose schema of Optuna's we know."""
+
+    def __init__(self, database: Database, storage: BaseStorage | None = None) -> None:
+        """`storage` is not used: the ledger writes the tables that it reads."""
+        self.database = database
+        self._storage = storage
+
+    def register(self, name: str) -> int:
+        values = {"name": storable(name), **this_process().as_values(), "write": new_number()}
+        return int(self.database.retrying(lambda _unsure: self.database.script(sql.REGISTER, values))[0][0])
+
+    def retire(self, worker_id: int) -> None:
+        values = {"worker": worker_id, "write": new_number()}
+        script = recovery.HOLD_WORKERS_TRIALS + recovery.RELEASE + recovery.RETIRE
+        self.database.retrying(lambda _unsure: self.database.script(script, values))
+
+    def claim(self, study_name: str, worker_id: int, *, waiting: int, new: int) -> list[Lease]:
+        values = {
+            "study": study_name,
+            "worker": worker_id,
+            "waiting": waiting,
+            "new": new,
+            "ttl": lease_seconds(),
+            "write": new_number(),
+        }
+        script = sql.ONE_CLAIM_AT_A_TIME
+        script += sql.LOCK_STUDY if new else ""
+        script += sql.TAKE if waiting else ""
+        script += sql.MAKE if new else ""
+        script += sql.CLAIMED + sql.LEASES
+
+        def claim(unsure: bool) -> list[Any]:
+            if unsure:
+                rows = self.database.script(sql.ONE_CLAIM_AT_A_TIME + sql.LEASES, values)
+                if rows[0].trial_id is not None:
+                    return rows
+            try:
+                return self.database.script(script, values)
+            except DatabaseBusy as busy:
+                if busy.waited_for_lock:
+                    return []
+                raise
+
+        try:
+            rows = self.database.retrying(claim)
+        except DBAPIError as error:
+            if not optuna_tables_missing(error):
+                raise
+            raise StudyNotFound(f"Optuna's tables hold no study {study_name!r}: there are none") from None
+        failpoint("ledger.claim.committed")
+        if rows and not rows[0].known:
+            raise StudyNotFound(f"no experiment holds a study {study_name!r}, or Optuna's tables don't")
+        return [_lease(study_name, row) for row in rows if row.trial_id is not None]
+
+    def write(
+        self,
+        *,
+        beats: Collection[Lease] = (),
+        draws: Sequence[Draw] = (),
+        epochs: Sequence[EpochWrite] = (),
+        endings: Sequence[Ending] = (),
+    ) -> Written:
+        said = said_by_token(beats, draws, epochs, endings)
+        if not said:
+            return Written()
+        values: dict[str, Any] = {
+            "tokens": list(said),
+            "said": json.dumps(list(said.values())),
+            "ttl": lease_seconds(),
+            "most": MAX_ATTEMPTS,
+            "write": new_number(),
+        }
+        script = sql.HOLD + sql.FENCE
+        if draws:
+            values["draws"], values["drawn"] = _draws(draws), [draw.lease.token for draw in draws]
+            script += sql.DRAW
+        notes = _notes(draws, endings)
+        if notes:
+            values["notes"] = json.dumps(notes)
+            script += sql.NOTE
+        if epochs:
+            values["epochs"] = json.dumps(epoch_rows(epochs))
+            script += sql.REPORT + sql.POINTS
+        if endings:
+            values["endings"] = json.dumps([_ending(ending) for ending in endings])
+            script += sql.CUT + sql.END
+        script += sql.REFUSED
+
+        def write(unsure: bool) -> list[Any]:
+            failpoint("ledger.write.before")
+            if unsure and self.database.script(sql.HOLD + sql.LANDED, values)[0][0]:
+                return self.database.script(sql.ANSWER, values)
+            return self.database.script(script, values)
+
+        rows = self.database.retrying(write)
+        failpoint("ledger.write.committed")
+        return Written(
+            refused={token: reason for token, reason in rows if reason is not None},
+            given_up=frozenset(token for token, reason in rows if reason is None),
+        )
+
+    def expire(self, experiment_id: int, *, dead_workers: Collection[int] = ()) -> list[Expired]:
+        values = {
+            "experiment": experiment_id,
+            "dead": list(dead_workers),
+            "most": MAX_ATTEMPTS,
+            "reason": GIVEN_UP,
+            "write": new_number(),
+        }
+        rows = self._unless_missing(recovery.EXPIRE + recovery.BURY + recovery.EXPIRED, values)
+        failpoint("ledger.expire.committed")
+        return [
+            Expired(
+                study_name=study,
+                trial_id=trial_id,
+                number=number,
+                attempt=attempt,
+                worker=worker,
+                given_up=given_up,
+            )
+            for study, trial_id, number, attempt, worker, given_up in rows
+        ]
+
+    def retry_failed(self, experiment_id: int) -> list[Retried]:
+        values = {"experiment": experiment_id, "write": new_number()}
+        rows = self._unless_missing(recovery.LOCK_STUDIES + recovery.RETRY + recovery.RETRIED, values)
+        failpoint("ledger.retry.committed")
+        return [Retried(study_name=study, number=old, new_number=new) for study, old, new in rows]
+
+    def _unless_missing(self, script: str, values: Mapping[str, Any]) -> list[Any]:
+        """The rows of a script; none where nobody has opened Optuna's storage yet."""
+        try:
+            return self.database.retrying(lambda _unsure: self.database.script(script, values))
+        except DBAPIError as error:
+            if optuna_tables_missing(error):
+                return []
+            raise
+
+
+def new_number() -> int:
+    """What names one call, for as long as it may be sent again."""
+    return random.SystemRandom().getrandbits(62) + 1
+
+
+def _lease(study_name: str, row: Any) -> Lease:
+    _known, trial_id, number, attempt, token, deadline, params, fixed, attributes, last_step = row
+    return Lease(
+        study_name=study_name,
+        trial_id=trial_id,
+        number=number,
+        attempt=attempt,
+        token=token,
+        deadline=deadline,
+        params={name: decode_parameter(value, kind) for name, value, kind in params or ()},
+        fixed=json.loads(fixed) if fixed is not None else {},
+        attributes={key: json.loads(value) for key, value in (attributes or {}).items()},
+        last_step=last_step,
+    )
+
+
+def said_by_token(
+    beats: Iterable[Lease], draws: Iterable[Draw], epochs: Iterable[EpochWrite], endings: Iterable[Ending]
+) -> dict[int, dict[str, Any]]:
+    """What the fence is asked, by token. Raises `ValueRefused` for what contradicts itself."""
+    speaking: list[Draw | EpochWrite | Ending] = [*draws, *epochs, *endings]
+    leases = [*beats, *(said.lease for said in speaking)]
+    asked: dict[int, dict[str, Any]] = {lease.token: {"token": lease.token} for lease in leases}
+    for draw in draws:
+        asked[draw.lease.token]["sampler_seconds"] = finite(draw.sampler_seconds, "the sampler's seconds")
+    steps: dict[int, list[int]] = defaultdict(list)
+    for epoch in epochs:
+        steps[epoch.lease.token].append(int(epoch.report.epoch))
+    for token, numbers in steps.items():
+        if any(later <= earlier for earlier, later in pairwise(numbers)):
+            raise ValueRefused(f"epochs of one trial must increase, not go {numbers}")
+        asked[token] |= {"first_step": numbers[0], "last_step": numbers[-1]}
+    ended = [ending.lease.token for ending in endings]
+    if len(set(ended)) != len(ended):
+        raise ValueRefused("a trial ends once")
+    return asked
+
+
+def _draws(draws: Iterable[Draw]) -> str:
+    return json.dumps(
+        [
+            {"token": draw.lease.token, "place": place, "name": name} | stored_parameter(draw, name)
+            for draw in draws
+            for place, name in enumerate(draw.values)
+        ],
+        allow_nan=False,
+    )
+
+
+def stored_parameter(draw: Draw, name: str) -> dict[str, Any]:
+    """A parameter as Optuna stores it. Raises `ValueRefused` for one outside of its distribution."""
+    from optuna.distributions import distribution_to_json
+
+    distribution = draw.distributions[name]
+    try:
+        value = float(distribution.to_internal_repr(draw.values[name]))
+    except ValueError as error:
+        message = f"{name} = {draw.values[name]!r} is none of its values: {error}"
+    else:
+        return {"value": finite(value, name), "distribution": distribution_to_json(distribution)}
+    raise ValueRefused(message)
+
+
+def _notes(draws: Sequence[Draw], endings: Sequence[Ending]) -> list[dict[str, Any]]:
+    """The attributes to set; of two for one key the later."""
+    notes: dict[tuple[int, str], Scalar] = {}
+    noting: list[Draw | Ending] = [*draws, *endings]
+    for said in noting:
+        notes |= {(said.lease.token, key): value for key, value in said.attributes.items()}
+    return [{"token": token, "key": key, "value": json_text(value)} for (token, key), value in notes.items()]
+
+
+def epoch_rows(epochs: Iterable[EpochWrite]) -> list[dict[str, Any]]:
+    """Epochs for a statement. Raises `ValueRefused` for a number that is not finite."""
+    return [_epoch(write) for write in epochs]
+
+
+def _epoch(write: EpochWrite) -> dict[str, Any]:
+    report = write.report
+    row: dict[str, Any] = {
+        "token": write.lease.token,
+        "epoch": int(report.epoch),
+        "value": finite(write.value, "the value of an epoch"),
+        "diverged": bool(report.diverged),
+        "metrics": {name: finite(value, name) for name, value in report.metrics.items()},
+    }
+    for name in ("learning_rate", "seconds", "images_per_second"):
+        row[name] = finite(getattr(report, name), name)
+    for name in ("train_loss", "validation_loss", "gradient_norm"):
+        value = getattr(report, name)
+        row[name] = None if value is None else finite(value, name)
+    return row
+
+
+def _ending(ending: Ending) -> dict[str, Any]:
+    check_ending(ending)
+    return {
+        "token": ending.lease.token,
+        "state": ending.state,
+        "value": None if ending.value is None else float(ending.value),
+        "reason": storable(ending.reason),
+        "traceback": storable(ending.traceback),
+    }
+
+
+def check_ending(ending: Ending) -> None:
+    """Raises `ValueRefused` for a complete trial without a finite value, or a failure without a reason."""
+    if ending.state == "complete":
+        if ending.value is None:
+            raise ValueRefused("a complete trial has a value")
+        finite(ending.value, "the value of a trial")
+    elif ending.state in ("failed", "retry") and not ending.reason:
+        raise ValueRefused(f"a trial that ends as {ending.state} has a reason")
+
+
+def finite(value: float, what: str) -> float:
+    """A plain finite float. Raises `ValueRefused`."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueRefused(f"{what} is {number}, which is never stored")
+    return number
