@@ -5,20 +5,26 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, NullPool, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
-from storage.errors import DatabaseUnsuitable, StorageError, ValueRefused
+from storage import patience as waiting
+from storage.connections import engine_settings
+from storage.errors import (
+    DatabaseBusy,
+    DatabaseUnreachable,
+    DatabaseUnsuitable,
+    StorageError,
+    ValueRefused,
+)
 from storage.urls import URL_VARIABLE, canonical, mask, parse, resolve_url, scrub, unreachable
 
 __all__ = [
@@ -33,27 +39,16 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 SCHEMA = "shoal"
 """The Postgres schema of our own tables; Optuna's lie where the search path puts them (`public`)."""
 VERSION_TABLE = "schema_version"
 """Not `alembic_version`, which is the name of Optuna's."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 OLDEST_SERVER = 13
-CONNECT_TIMEOUT = 10
-"""Seconds."""
-LARGEST_SKEW = 5.0
-"""Seconds by which this machine's clock may differ from the database's before `check` objects."""
-
-SESSION = """
-SELECT set_config('TimeZone', 'UTC', false),
-       set_config('tcp_keepalives_idle', '30', false),
-       set_config('tcp_keepalives_interval', '10', false),
-       set_config('tcp_keepalives_count', '3', false),
-       CASE WHEN current_user = 'shoal' THEN set_config('search_path', 'public', false) END
-"""
-"""What every connection starts with. Optuna stores times without a zone and compares them with
-now(), so the zone is pinned. Keepalives let the server notice within a minute that a machine is
-gone, and free its locks. A role called as our schema would search that schema first for Optuna's tables."""
+OPTUNA_REVISION = "v3.2.0.a"
+"""The revision of Optuna's schema that our queries were written for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +63,27 @@ class CheckResult:
 class Database:
     """A Postgres database with our schema in it.
 
-    Connects when first used. May be shared by threads; a forked process must open its own.
+    Connects when first used. A server that was there before, or that says that it is full or
+    starting, is waited for, up to the patience. May be shared by threads; a forked process must
+    open its own.
     """
 
-    def __init__(self, url: str, *, application_name: str = "shoal") -> None:
-        """`url` as a user writes it. Raises `DatabaseUnreachable` if it isn't a Postgres URL."""
+    def __init__(self, url: str, *, application_name: str = "shoal", patience: float | None = None) -> None:
+        """`url` as a user writes it; `patience` in seconds, None for the default (see `storage.patience`).
+
+        Raises `DatabaseUnreachable` if it isn't a Postgres URL.
+        """
         self._parsed = parse(url)
         self.url = canonical(url)
         self.masked_url = mask(self.url)
-        self.engine: Engine = sqlalchemy.create_engine(self._parsed, **engine_settings(application_name))
+        self.patience = waiting.patience() if patience is None else patience
+        self._reached = False
+        settings = engine_settings(application_name)
+        self.engine: Engine = sqlalchemy.create_engine(self._parsed, **settings)
+        # Without a ping, for what is tried again anyway; every execution is a transaction.
+        self._direct: Engine = sqlalchemy.create_engine(
+            self._parsed, **settings | {"isolation_level": "AUTOCOMMIT", "pool_pre_ping": False}
+        )
         self._own: Engine = sqlalchemy.create_engine(
             self._parsed, **engine_settings(application_name, pooled=False)
         )
@@ -95,6 +102,7 @@ class Database:
     def close(self) -> None:
         """Close the pooled connections; using the database again opens new ones."""
         self.engine.dispose()
+        self._direct.dispose()
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -104,19 +112,61 @@ class Database:
         connection, `DatabaseUnsuitable` for a missing right, `ValueRefused` for a violated CHECK.
         Other violated constraints (`IntegrityError`) pass, for the caller knows what they mean.
         """
-        with self._translated(), self.engine.begin() as connection:
+        with self._translated(), self._connect(self.engine) as connection, connection.begin():
             yield connection
+
+    def script(self, statements: str, values: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
+        """Send several statements at once: one transaction, one round trip; the rows of the last one.
+
+        In the driver's own notation (`%(name)s`, or `%s` for a sequence of values). Each statement
+        sees what was committed before it began. Not tried again by itself; see `retrying`. Errors
+        as with `begin`.
+        """
+        with self._translated(), self._connect(self._direct) as connection:
+            given = dict(values) if isinstance(values, Mapping) else tuple(values)
+            return list(connection.exec_driver_sql(statements, given).all())
+
+    def retrying(self, work: Callable[[bool], T]) -> T:
+        """Do work that may safely be done twice, again while the database is away or busy.
+
+        `work` is told whether an earlier try of it may have been done although its answer was
+        lost. Raises what the last try raised once the patience is used up.
+        """
+        return waiting.retrying(work, self.patience)
 
     @contextmanager
     def own_connection(self) -> Iterator[Connection]:
         """A connection outside the pool that commits every statement by itself, for session locks."""
         with self._translated(), self.open_own_connection() as connection:
-            yield connection
+            try:
+                yield connection
+            finally:
+                # Nobody uses it again, and to reset it would raise the driver's own error where it broke.
+                connection.invalidate()
 
     def open_own_connection(self) -> Connection:
         """The same, for the caller to close. Raises `DatabaseUnreachable`."""
         with self._translated():
-            return self._own.connect().execution_options(isolation_level="AUTOCOMMIT")
+            return self._connect(self._own).execution_options(isolation_level="AUTOCOMMIT")
+
+    def _connect(self, engine: Engine) -> Connection:
+        """A connection; to get one may always be tried again.
+
+        A server that we never reached is not waited for unless it answers that it is full or
+        starting: its URL may be wrong.
+        """
+        tries = waiting.pauses(self.patience)
+        while True:
+            try:
+                with self._translated():
+                    connection = engine.connect()
+            except DatabaseUnreachable as error:
+                hopeful = isinstance(error, DatabaseBusy) or (self._reached and error.retryable)
+                if not hopeful or next(tries, error) is error:
+                    raise
+            else:
+                self._reached = True
+                return connection
 
     @contextmanager
     def lock(self, key: str, *, wait: bool = True) -> Iterator[bool]:
@@ -161,6 +211,10 @@ class Database:
         """The revision of our schema in the database; None if there is none yet."""
         return self._revision_in(f"{SCHEMA}.{VERSION_TABLE}")
 
+    def optuna_revision(self) -> str | None:
+        """The revision of Optuna's schema in the database; None if there is none yet."""
+        return self._revision_in("alembic_version")
+
     def check(self) -> list[CheckResult]:
         """Look at everything that has to be right, for `shoal db check`. Raises nothing of ours.
 
@@ -172,7 +226,9 @@ class Database:
         except StorageError as error:
             return [CheckResult("connection", ok=False, detail=str(error))]
         results = [CheckResult("connection", ok=True, detail=self.masked_url)]
-        for name, look in _CHECKS.items():
+        from storage.database_checks import CHECKS
+
+        for name, look in CHECKS.items():
             try:
                 ok, detail = look(self)
             except StorageError as error:
@@ -204,6 +260,7 @@ class Database:
         from alembic.config import Config
 
         with self.begin() as connection:
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
             config = Config()
             config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
             config.attributes["connection"] = connection
@@ -229,6 +286,9 @@ class Database:
 
     def _translate(self, error: DBAPIError) -> StorageError | None:
         state, said = sqlstate(error), str(error.orig)
+        if state in BUSY_STATES:
+            message = f"the database {self.masked_url} is busy: {said.splitlines()[0]}; try again"
+            return DatabaseBusy(message, waited_for_lock=state == LOCK_NOT_AVAILABLE)
         if error.connection_invalidated or (state is None and error.statement is None):
             return unreachable(self.url, said)
         if state is not None and state[:2] in ("08", "57", "53"):
@@ -247,43 +307,27 @@ class Database:
 UNDEFINED_TABLE, INVALID_SCHEMA = "42P01", "3F000"
 INSUFFICIENT_PRIVILEGE = "42501"
 CHECK_VIOLATION, UNIQUE_VIOLATION, FOREIGN_KEY_VIOLATION = "23514", "23505", "23503"
-"""Postgres' error codes (appendix A of its manual)."""
+LOCK_NOT_AVAILABLE = "55P03"
+BUSY_STATES = ("40001", "40P01", LOCK_NOT_AVAILABLE, "57014")
+"""Serialisation failure, deadlock, lock timeout, statement timeout: rolled back by the server.
+
+Postgres' error codes (appendix A of its manual)."""
 
 
-def open_database(url: str | None = None, *, application_name: str = "shoal") -> Database:
+def open_database(
+    url: str | None = None, *, application_name: str = "shoal", patience: float | None = None
+) -> Database:
     """Resolve the URL, connect, and bring our schema up to date.
 
     Raises `DatabaseUnreachable`, `DatabaseUnsuitable` or `EmbeddedError`.
     """
-    database = Database(resolve_url(url), application_name=application_name)
+    database = Database(resolve_url(url), application_name=application_name, patience=patience)
     try:
         database.migrate()
     except BaseException:
         database.close()
         raise
     return database
-
-
-def engine_settings(application_name: str, *, pooled: bool = True) -> dict[str, Any]:
-    """Arguments for `create_engine`, the same for our tables and for Optuna's.
-
-    A small pool, for there are many processes; a ping before use, so that a restart of the server
-    costs nobody an error; READ COMMITTED, for under REPEATABLE READ Optuna doubles trial numbers.
-    """
-    settings: dict[str, Any] = {
-        "isolation_level": "READ COMMITTED",
-        "pool_events": [(_start_session, "connect")],
-        "connect_args": {
-            "application_name": application_name,
-            "connect_timeout": CONNECT_TIMEOUT,
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
-            "keepalives_count": 3,
-        },
-    }
-    if pooled:
-        return settings | {"pool_size": 2, "max_overflow": 2, "pool_pre_ping": True}
-    return settings | {"poolclass": NullPool}
 
 
 def sqlstate(error: DBAPIError) -> str | None:
@@ -316,59 +360,3 @@ def newest_revision() -> str:
         for path in (MIGRATIONS / "versions").iterdir()
         if (match := re.fullmatch(r"(\d{4})_\w+\.py", path.name))
     )
-
-
-def _start_session(connection: Any, _record: Any) -> None:
-    """Runs on every new connection of the driver; one round trip, without a transaction."""
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute(SESSION)
-    connection.autocommit = False
-
-
-def _check_version(database: Database) -> tuple[bool, str]:
-    number = int(database.scalar("SHOW server_version_num"))
-    return number // 10000 >= OLDEST_SERVER, f"Postgres {database.scalar('SHOW server_version')}"
-
-
-def _check_isolation(database: Database) -> tuple[bool, str]:
-    """What other clients, such as a dashboard, get; our own connections ask for it themselves."""
-    with database.own_connection() as connection:
-        level = str(connection.scalar(text("SHOW default_transaction_isolation")))
-    return level == "read committed", level
-
-
-def _check_time_zone(database: Database) -> tuple[bool, str]:
-    zone = str(database.scalar("SHOW TimeZone"))
-    return zone == "UTC", zone
-
-
-def _check_schema(database: Database) -> tuple[bool, str]:
-    found, newest = database.revision(), newest_revision()
-    return found == newest, f"{found or 'none yet'} (newest {newest})"
-
-
-def _check_optuna(database: Database) -> tuple[bool, str]:
-    found = database._revision_in("alembic_version")
-    return found in (None, OPTUNA_REVISION), f"{found or 'none yet'} (known {OPTUNA_REVISION})"
-
-
-def _check_clock(database: Database) -> tuple[bool, str]:
-    before = time.time()
-    moment = database.scalar("SELECT clock_timestamp()")
-    middle = datetime.fromtimestamp((before + time.time()) / 2, UTC)
-    skew = (middle - moment).total_seconds()
-    return abs(skew) <= LARGEST_SKEW, f"{skew:+.3f} s against the database's"
-
-
-OPTUNA_REVISION = "v3.2.0.a"
-"""The revision of Optuna's schema that our queries were written for."""
-
-_CHECKS: dict[str, Callable[[Database], tuple[bool, str]]] = {
-    "server version": _check_version,
-    "isolation level": _check_isolation,
-    "time zone": _check_time_zone,
-    "schema": _check_schema,
-    "Optuna's schema": _check_optuna,
-    "clock": _check_clock,
-}

@@ -26,6 +26,17 @@ class DatabaseUnreachable(StorageError):
     """No connection to the database: nothing listens, it refuses us, or the URL is wrong."""
 
 
+class DatabaseBusy(DatabaseUnreachable):
+    """The database is there but not for us now: no connection left, starting up, a lock held for long."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, retryable: bool | None = None, waited_for_lock: bool = False) -> None:
+        super().__init__(message, retryable=retryable)
+        self.waited_for_lock = waited_for_lock
+        """Whether somebody held a lock for longer than we wait for one."""
+
+
 class DatabaseUnsuitable(StorageError):
     """The database answers but can't be used: too old, a schema from a newer shoal, a missing right."""
 
@@ -58,14 +69,6 @@ class ExperimentBusy(StorageError):
 
 class StudyNotFound(StorageError):
     """No experiment holds a study of that name."""
-
-
-class AttemptExists(StorageError):
-    """The trial is already being run by a worker, so a second attempt can't begin."""
-
-
-class AttemptLost(StorageError):
-    """The attempt does not run any more: it ended or was given up, and what it says is refused."""
 
 
 class ValueRefused(StorageError):

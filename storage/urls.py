@@ -8,7 +8,7 @@ import re
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from storage.errors import DatabaseUnreachable
+from storage.errors import DatabaseBusy, DatabaseUnreachable
 
 URL_VARIABLE = "SHOAL_DATABASE_URL"
 EXAMPLE = "postgresql://user:password@host:5432/database"
@@ -29,13 +29,23 @@ REMEDIES = (
     ("Network is unreachable", "the network is unreachable", "check the host and your network", True),
     ("No route to host", "no route to the host", "check the host and your network", True),
     ("too many clients", "the server has no connection left", "try again, or raise max_connections", True),
+    ("too many connections", "the server has no connection left", "try again, or raise the limit", True),
     ("connection slots", "the server has no connection left", "try again, or raise max_connections", True),
     ("the database system is", "the server is starting or stopping", "try again", True),
     ("server closed the connection", "the server closed the connection", "try again", True),
     ("terminating connection", "the server ended the connection", "try again", True),
+    ("SSL connection has been closed", "the server closed the connection", "try again", True),
+    ("SSL SYSCALL error", "the connection broke", "try again", True),
+    ("Connection reset by peer", "the connection broke", "try again", True),
+    ("Broken pipe", "the connection broke", "try again", True),
+    ("connection already closed", "the connection broke", "try again", True),
     ("SSL", "no agreement on encryption", "check `sslmode` in the URL", False),
 )
 """What the driver says → what it means, what to do, and whether trying again may help."""
+
+
+BUSY = ("too many clients", "connection slots", "too many connections", "the database system is")
+"""What a server says that is there, but not for us now."""
 
 
 def resolve_url(url: str | None = None) -> str:
@@ -99,7 +109,8 @@ def unreachable(url: str, driver_message: str) -> DatabaseUnreachable:
     line = next((line.strip() for line in driver_message.splitlines() if line.strip()), "no reason given")
     known = [entry[1:] for entry in REMEDIES if entry[0] in driver_message]
     meaning, remedy, retryable = known[0] if known else (scrub(url, line), "check the URL", False)
-    return DatabaseUnreachable(
+    kind = DatabaseBusy if any(words in driver_message for words in BUSY) else DatabaseUnreachable
+    return kind(
         f"can't reach the database {mask(url)}: {meaning}; {remedy} "
         f"(`--database` or {URL_VARIABLE}; without them the embedded Postgres is used)",
         retryable=retryable,

@@ -43,12 +43,16 @@ Trainer: TypeAlias = Literal["plain", "fused"]
 TrialState: TypeAlias = Literal["waiting", "running", "complete", "pruned", "failed"]
 
 
+COMMAND_PATIENCE = 5.0
+"""Seconds for which a command waits for a database that is full or starting; workers wait longer."""
+
+
 @contextmanager
 def opened(url: str | None) -> Iterator[Database]:
     """The database of a command, closed when the command is done."""
     from storage.database import open_database
 
-    database = open_database(url)
+    database = open_database(url, patience=COMMAND_PATIENCE)
     try:
         yield database
     finally:

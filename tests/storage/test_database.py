@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from storage import database as module
+from storage import database_checks
 from storage.database import Database, lock_number, open_database
 from storage.errors import DatabaseUnreachable, DatabaseUnsuitable, ValueRefused
 
@@ -76,7 +76,7 @@ def test_many_threads_share_an_engine(database):
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda number: database.scalar(f"SELECT {number}"), range(64)))
     assert answers == list(range(64))
-    assert database.engine.pool.checkedin() <= 2
+    assert database.engine.pool.checkedin() <= 4
 
 
 class TestLock:
@@ -188,11 +188,11 @@ class TestCheck:
         assert "v9.0.0.a" in failed.detail
 
     def test_a_clock_that_is_wrong_is_named(self, database, monkeypatch):
-        true_time = module.time.time
-        monkeypatch.setattr(module.time, "time", lambda: true_time() + 3600)
+        true_time = database_checks.time.time
+        monkeypatch.setattr(database_checks.time, "time", lambda: true_time() + 3600)
         (failed,) = [result for result in database.check() if not result.ok]
         assert failed.name == "clock"
-        assert failed.detail.startswith("+3600.")
+        assert float(failed.detail.split()[0]) == pytest.approx(3600, abs=5)
 
 
 def test_a_role_without_rights_is_told_what_is_missing(empty_database_url, postgres_url):
