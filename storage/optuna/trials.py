@@ -1,0 +1,253 @@
+"""The trials of all studies in this process: read when asked for, shown with what waits to be written.
+
+The one lock here guards the cache and the outbox. It is never held while the database is asked.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from storage.optuna import studies
+from storage.optuna.batch import Batch
+from storage.optuna.cache import Row, StudyCache
+from storage.optuna.creation import Made, make_trials
+from storage.optuna.outbox import Outbox
+from storage.optuna.queue import TrialWrites, Writes
+from storage.optuna.reads import read_trials, study_of_trial
+from storage.optuna.values import FINISHED, LARGEST_INTEGER, detached, evolved
+from storage.optuna.wire import Wire
+from storage.optuna.writes import Outcome
+
+NO_TRIAL = "there is no trial with the key {}"
+NO_STUDY = "there is no study with the key {}"
+
+
+class Trials:
+    """All that this process knows of trials, and has yet to write of them. May be shared by threads."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.lock = threading.RLock()
+        self.outbox = Outbox(wire, self.lock, self._sent)
+        self._wire = wire
+        self._local = threading.local()
+        self._studies: dict[int, StudyCache] = {}
+        self._reading: dict[int, threading.Lock] = {}
+        self._study_of: dict[int, int] = {}
+        self._names: dict[int, str] = {}
+
+    @property
+    def batch(self) -> Batch | None:
+        """The batch that this thread is in."""
+        batch: Batch | None = getattr(self._local, "batch", None)
+        return batch
+
+    @batch.setter
+    def batch(self, batch: Batch | None) -> None:
+        self._local.batch = batch
+
+    def study(self, study_id: int) -> StudyCache:
+        """What is known of a study, which may be nothing. Call it under the lock."""
+        return self._studies.setdefault(study_id, StudyCache(study_id))
+
+    def name(self, study_id: int) -> str:
+        """A study's name. Raises `KeyError`."""
+        if study_id not in self._names:
+            self._read_study(study_id)
+        return self._names[study_id]
+
+    def directions(self, study_id: int) -> list[StudyDirection]:
+        """A study's directions, in a list of their own. Raises `KeyError`."""
+        with self.lock:
+            study = self._studies.get(study_id)
+            if study is not None and study.directions is not None:
+                return list(study.directions)
+        return self._read_study(study_id)
+
+    def remember(self, study_id: int, name: str, directions: Sequence[StudyDirection]) -> None:
+        """Note a study that this process made."""
+        with self.lock:
+            self._names[study_id] = name
+            self.study(study_id).directions = list(directions)
+
+    def forget(self, study_id: int) -> None:
+        """Note that a study is deleted."""
+        with self.lock:
+            study = self._studies.pop(study_id, None)
+            self._names.pop(study_id, None)
+            for trial_id in study.rows if study is not None else ():
+                self._study_of.pop(trial_id, None)
+                self.outbox.drop(trial_id)
+
+    def make(self, study_id: int, templates: Sequence[FrozenTrial | None]) -> list[int]:
+        """Make trials in one round trip; their keys. Raises `KeyError`."""
+        with self.lock:
+            study = self._studies.get(study_id)
+            last = study.last() if study is not None else (0, -1)
+        made = make_trials(self._wire, study_id, templates, last)
+        if len(made) < len(templates):
+            raise KeyError(NO_STUDY.format(study_id))
+        with self.lock:
+            for one, template in zip(made, templates, strict=True):
+                trial = _as_made(one, template)
+                self.study(study_id).add(trial, owned=trial.state == TrialState.RUNNING)
+                self._study_of[one.trial_id] = study_id
+        return [one.trial_id for one in made]
+
+    def read(self, study_id: int) -> StudyCache:
+        """Read what is new in a study; at most once in a batch. Raises `KeyError`.
+
+        Threads that want the same at the same time share one reading, if it began after they asked.
+        """
+        batch = self.batch
+        with self.lock:
+            study = self.study(study_id)
+            if batch is not None and study_id in batch.read and study.loaded:
+                return study
+            wanted = study.started + 1
+            reading_lock = self._reading.setdefault(study_id, threading.Lock())
+        if study.directions is None:
+            self._read_study(study_id)
+        with reading_lock:
+            if study.finished < wanted:
+                self._read_now(study)
+        if batch is not None:
+            batch.read.add(study_id)
+        return study
+
+    def cached(self, trial_id: int) -> tuple[StudyCache, Row] | None:
+        """A trial's place in the cache, if it has one."""
+        with self.lock:
+            study = self._studies.get(self._study_of.get(trial_id, -1))
+            row = None if study is None else study.rows.get(trial_id)
+            return None if study is None or row is None else (study, row)
+
+    def current(self, trial_id: int) -> tuple[StudyCache, Row]:
+        """A trial as it is now: read anew unless nobody else can have changed it. Raises `KeyError`."""
+        cached = self.cached(trial_id)
+        study_id: int | None
+        if cached is not None:
+            study, row = cached
+            if row.owned or row.view.state in FINISHED:
+                return cached
+            study_id = study.study_id
+        else:
+            fits = 0 <= trial_id <= LARGEST_INTEGER
+            study_id = study_of_trial(self._wire, trial_id) if fits else None
+        if study_id is None:
+            raise KeyError(NO_TRIAL.format(trial_id))
+        self.read(study_id)
+        cached = self.cached(trial_id)
+        if cached is None:
+            raise KeyError(NO_TRIAL.format(trial_id))
+        return cached
+
+    def writable(self, trial_id: int) -> tuple[StudyCache, Row]:
+        """A trial's place in the cache. Raises `KeyError` or `UpdateFinishedTrialError`."""
+        study, row = self.cached(trial_id) or self.current(trial_id)
+        if row.view.state in FINISHED:
+            raise UpdateFinishedTrialError(
+                f"Trial#{row.view.number} has already finished and can not be updated."
+            )
+        return study, row
+
+    def write(self, trial_id: int, writes: TrialWrites) -> Outcome | None:
+        """Write what is no change of state; None if it waits, in a batch or for the background thread."""
+        study, row = self.writable(trial_id)
+        batch = self.batch
+        with self.lock:
+            if batch is not None:
+                self._hold(batch, study, trial_id, writes)
+                return None
+            if row.owned:
+                self.outbox.put(trial_id, writes)
+                study.lay_over(trial_id, writes)
+                return None
+        return self.write_now(trial_id, writes)
+
+    def hold(self, batch: Batch, trial_id: int, writes: TrialWrites) -> None:
+        """Keep writes for the end of a batch. Raises `KeyError` or `UpdateFinishedTrialError`."""
+        study, _ = self.writable(trial_id)
+        with self.lock:
+            self._hold(batch, study, trial_id, writes)
+
+    def write_now(self, trial_id: int, writes: TrialWrites) -> Outcome:
+        """Write at once, after all that waits."""
+        return self.outbox.flush({trial_id: writes})[trial_id]
+
+    def _hold(self, batch: Batch, study: StudyCache, trial_id: int, writes: TrialWrites) -> None:
+        batch.writes.setdefault(trial_id, TrialWrites()).add(writes)
+        study.lay_over(trial_id, writes)
+
+    def _read_now(self, study: StudyCache) -> None:
+        with self.lock:
+            study.started += 1
+            reading, known, newest = study.started, study.known(), study.newest
+        found = read_trials(self._wire, study.study_id, newest, known)
+        if found is None:
+            self.forget(study.study_id)
+            raise KeyError(NO_STUDY.format(study.study_id))
+        with self.lock:
+            gone = study.take_in(reading, known, found, self.outbox.overlay)
+            for one in found:
+                self._study_of[one.trial_id] = study.study_id
+            for trial_id in gone:
+                self._study_of.pop(trial_id, None)
+                self.outbox.drop(trial_id)
+
+    def _read_study(self, study_id: int) -> list[StudyDirection]:
+        fits = 0 <= study_id <= LARGEST_INTEGER
+        found = studies.name_and_directions(self._wire, study_id) if fits else None
+        if found is None:
+            self.forget(study_id)
+            raise KeyError(NO_STUDY.format(study_id))
+        self.remember(study_id, *found)
+        return list(found[1])
+
+    def _sent(self, sent: Writes, outcomes: dict[int, Outcome] | None) -> None:
+        """Writes were stored, or could not be. Called under the lock."""
+        for trial_id, writes in sent.items():
+            cached = self.cached(trial_id)
+            if cached is None:
+                continue
+            study, row = cached
+            if outcomes is None:
+                study.show(trial_id, self.outbox.overlay)
+                continue
+            outcome = outcomes[trial_id]
+            if outcome.before is None:
+                self.outbox.drop(trial_id)
+                study.drop(trial_id)
+                del self._study_of[trial_id]
+            elif not outcome.stored:
+                self.outbox.drop(trial_id)
+                study.lost(trial_id, outcome.before, self.outbox.overlay)
+            elif writes.state is not None and not outcome.changed:
+                row.owned = False
+                study.acknowledge(trial_id, writes.without_ending(), None, self.outbox.overlay)
+            else:
+                study.acknowledge(trial_id, writes, outcome.moment, self.outbox.overlay)
+
+
+def _as_made(made: Made, template: FrozenTrial | None) -> FrozenTrial:
+    if template is not None:
+        return evolved(
+            detached(template), _number=made.number, _trial_id=made.trial_id, _datetime_start=made.start
+        )
+    return FrozenTrial(
+        number=made.number,
+        state=TrialState.RUNNING,
+        value=None,
+        datetime_start=made.start,
+        datetime_complete=None,
+        params={},
+        distributions={},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+        trial_id=made.trial_id,
+    )

@@ -1,0 +1,55 @@
+"""The connection: several statements in one round trip, and another try when it turns out to be dead."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The rows of the last statement."""
+
+    rows: Sequence[Any]
+    uncertain: bool
+    """The connection broke and the statements were sent again: they may have been carried out before."""
+
+
+class Wire:
+    """Sends statements to the database, each call one transaction and one round trip.
+
+    The statements of a call run in one implicit transaction, because the driver sends them as one
+    message: no BEGIN and no COMMIT travel by themselves. May be shared by threads.
+    """
+
+    def __init__(self, url: str, application_name: str) -> None:
+        self.database = Database(url, application_name=application_name)
+        self.url = self.database.url
+        self.round_trips = 0
+        """Messages sent so far, without those that open a connection."""
+        self._counting = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Wire({self.database.masked_url!r})"
+
+    def run(self, statements: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> Answer:
+        """Run statements, of which the last gives rows, as one transaction.
+
+        Tried again while the database is away or busy, up to its patience: the statements must be
+        such that doing them twice does no harm. Raises as `Database.script`.
+        """
+
+        def send(uncertain: bool) -> Answer:
+            with self._counting:
+                self.round_trips += 1
+            return Answer(self.database.script(statements, values), uncertain)
+
+        return self.database.retrying(send)
+
+    def close(self) -> None:
+        """Close the connections; using it again opens new ones."""
+        self.database.close()
