@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from rich.text import Text
 
 from search import output
-from search.commands.options import AsJson, DatabaseUrl, flag, opened
+from search.commands.options import COMMAND_PATIENCE, AsJson, DatabaseUrl, flag, opened
 from search.failures import ExitCode
 
 db = App(name="db", help="The database: start or stop the embedded Postgres, print the URL, check it.")
@@ -68,21 +68,53 @@ def url(
 
 
 @db.command
-def check(*, database: DatabaseUrl = None, as_json: AsJson = False) -> int:
-    """Look at everything about the database that has to be right; change nothing."""
-    from storage.database import Database, resolve_url
+def check(
+    *,
+    experiment: Annotated[
+        str | None, Parameter(help="Check the history of this experiment only, not of all.")
+    ] = None,
+    database: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> int:
+    """Look at everything about the database that has to be right; change nothing.
 
-    with Database(resolve_url(database)) as connection:
+    Also at the history of all trials: each ended once, by the holder of its lease, and the tables
+    say what the event log tells.
+    """
+    from storage.checker import check_history
+    from storage.database import Database, resolve_url
+    from storage.experiments import Experiments
+
+    with Database(resolve_url(database), patience=COMMAND_PATIENCE) as connection:
         results = connection.check()
+        # Only where the tables are there and ours.
+        readable = all(result.ok for result in results if result.name in ("connection", "schema"))
+        violations = []
+        if readable:
+            chosen = Experiments(connection).get(experiment).id if experiment is not None else None
+            violations = check_history(connection, chosen)
     if as_json:
-        output.document("db-check/1", {"checks": [asdict(result) for result in results]})
+        checks = [asdict(result) for result in results]
+        if readable:
+            checks.append({"name": "history", "ok": not violations, "detail": _history(len(violations))})
+        output.document("db-check/1", {"checks": checks, "violations": [asdict(one) for one in violations]})
     else:
         rows = [(_mark("ok" if r.ok else "fail"), r.name, r.detail) for r in results]
+        if readable:
+            rows.append((_mark("fail" if violations else "ok"), "history", _history(len(violations))))
         output.show(output.table(("", "check", "found"), rows))
-    if all(result.ok for result in results):
+        for violation in violations:
+            output.show(f"{violation.rule}: {violation.where}: {violation.detail}")
+    if all(result.ok for result in results) and not violations:
         return ExitCode.OK
     unreachable = any(result.name == "connection" and not result.ok for result in results)
     return ExitCode.UNREACHABLE if unreachable else ExitCode.FAILED
+
+
+def _history(violations: int) -> str:
+    if not violations:
+        return "no violations"
+    return f"{violations} violation{'s' if violations > 1 else ''}"
 
 
 def _mark(state: str) -> Text:
@@ -126,8 +158,8 @@ def doctor(
     if file is not None:
         from search.spec import load_spec
 
-        root = load_spec(file).data.root
-        folders = [Path(root)] if root else []
+        data = load_spec(file).data
+        folders = [Path(data.root)] if data is not None and data.root else []
     findings = list(examine(database, folders))
     if as_json:
         output.document("doctor/1", {"findings": [asdict(finding) for finding in findings]})
