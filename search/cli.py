@@ -20,8 +20,9 @@ from search import output
 from search.commands.files import init, plan, schema
 from search.commands.reading import best, status, trials, watch
 from search.commands.reporting import export, report, score
-from search.commands.running import resume, run, stop
+from search.commands.running import resume, retry, run, stop
 from search.commands.services import dashboard, db, doctor
+from search.commands.serving import serve
 from search.failures import ExitCode, Failure, failure_of
 
 DEBUG_VARIABLE = "SHOAL_DEBUG"
@@ -56,9 +57,9 @@ RESULTS = Group("What happened", sort_key=2)
 SERVICES = Group("Around it", sort_key=3)
 
 COMMANDS = {
-    EXPERIMENTS: (init, plan, run, resume, stop),
+    EXPERIMENTS: (init, plan, run, resume, retry, stop),
     RESULTS: (status, watch, trials, best, report, export, score),
-    SERVICES: (dashboard, doctor, schema),
+    SERVICES: (serve, dashboard, doctor, schema),
 }
 """Heading in the help → its commands, in this order."""
 

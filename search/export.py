@@ -52,6 +52,7 @@ def _trial_row(experiment: str, row: TrialRow) -> Row:
         "value": row.value,
         "epochs": row.epochs,
         "device_seconds": row.seconds,
+        "sampler_seconds": row.sampler_seconds,
         "attempts": row.attempts,
         "reason": row.reason,
         "started_at": row.started_at.isoformat() if row.started_at else None,

@@ -104,6 +104,18 @@ def document(schema: str, body: Mapping[str, object]) -> None:
     sys.stdout.flush()
 
 
+def listing(
+    schema: str, body: Mapping[str, object], name: str, entries: Sequence[Mapping[str, object]]
+) -> None:
+    """As `document`, with many entries under a last key `name`: one a line, ten times as quickly written."""
+    head = json.dumps({"schema": f"shoal.{schema}", **body}, default=str, allow_nan=False, ensure_ascii=False)
+    lines = ",".join(
+        "\n    " + json.dumps(entry, default=str, allow_nan=False, ensure_ascii=False) for entry in entries
+    )
+    sys.stdout.write(f"{head[:-1]},\n  {json.dumps(name)}: [{lines}\n  ]\n}}\n")
+    sys.stdout.flush()
+
+
 def text(written: str) -> None:
     """Print data that is text already: JSON, YAML, CSV."""
     sys.stdout.write(written)

@@ -45,7 +45,7 @@ SELECT study.id, study.experiment_id, study.method, study.replicate, study.name,
        coalesce(counted.waiting, 0) AS waiting, coalesce(counted.running, 0) AS running,
        coalesce(counted.complete, 0) AS complete, coalesce(counted.pruned, 0) AS pruned,
        coalesce(counted.failed, 0) AS failed,
-       spent.epochs, spent.seconds, counted.best,
+       spent.epochs, spent.seconds, counted.sign * counted.best AS best,
        EXISTS (SELECT FROM studies WHERE study_name = study.name) AS present
 FROM shoal.experiment_studies AS study
 LEFT JOIN LATERAL (
@@ -54,27 +54,32 @@ LEFT JOIN LATERAL (
            count(*) FILTER (WHERE trial.state = 'COMPLETE') AS complete,
            count(*) FILTER (WHERE trial.state = 'PRUNED') AS pruned,
            count(*) FILTER (WHERE trial.state = 'FAIL') AS failed,
-           CASE WHEN min(direction.direction) = 'MAXIMIZE'
-                THEN max({VALUE}) FILTER (WHERE {TRAINED})
-                ELSE min({VALUE}) FILTER (WHERE {TRAINED}) END AS best
+           max(wanted.sign) AS sign,
+           max(wanted.sign * ({VALUE})) FILTER (WHERE {TRAINED}) AS best
     FROM studies AS optuna
     JOIN trials AS trial ON trial.study_id = optuna.study_id
     LEFT JOIN study_directions AS direction
            ON direction.study_id = optuna.study_id AND direction.objective = 0
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN direction.direction = 'MAXIMIZE' THEN 1 ELSE -1 END AS sign
+    ) AS wanted
     LEFT JOIN trial_values AS result ON result.trial_id = trial.trial_id AND result.objective = 0
     WHERE optuna.study_name = study.name
 ) AS counted ON true
 LEFT JOIN LATERAL (
     SELECT count(*) AS epochs, coalesce(sum(seconds), 0) AS seconds
     FROM shoal.epochs AS epoch WHERE epoch.study_id = study.id
-      AND EXISTS (SELECT FROM trials WHERE trials.trial_id = epoch.trial_id)
+      AND epoch.trial_id IN (
+          SELECT trial.trial_id
+          FROM studies AS optuna JOIN trials AS trial ON trial.study_id = optuna.study_id
+          WHERE optuna.study_name = study.name)
 ) AS spent ON true
 WHERE study.experiment_id = :experiment_id
 ORDER BY study.id
 """  # noqa: S608 (only our own constants are put in)
 
-# Parts of the statements below: which trials, with what is asked of Optuna's own row …
-CHOSEN = f"""
+# Parts of the statements here and in `storage.pages`: which trials, with what is asked of Optuna's own row …
+OF_OUR_STUDIES = f"""
 SELECT study.id AS study_order, study.name AS study_name, study.method, study.replicate, trial.number,
        trial.trial_id, trial.state, {VALUE} AS value,
        trial.datetime_start AT TIME ZONE 'UTC' AS started_at,
@@ -85,45 +90,52 @@ JOIN studies AS optuna ON optuna.study_name = study.name
 JOIN trials AS trial ON trial.study_id = optuna.study_id
 LEFT JOIN study_directions AS direction ON direction.study_id = optuna.study_id AND direction.objective = 0
 LEFT JOIN trial_values AS result ON result.trial_id = trial.trial_id AND result.objective = 0
-WHERE study.experiment_id = :experiment_id
-  AND (CAST(:method AS text) IS NULL OR study.method = :method)
 """  # noqa: S608
 
-# … and everything else about them, each gathered in one pass over the chosen trials.
+CHOSEN = f"""
+{OF_OUR_STUDIES}
+WHERE study.experiment_id = :experiment_id
+  AND (CAST(:method AS text) IS NULL OR study.method = :method)
+"""
+
+# … and everything else about them, looked up by each trial's number: a page costs what it shows, and
+# the plan is the same whatever Postgres believes about the sizes of the tables.
 ROWS = """
 SELECT chosen.study_name, chosen.method, chosen.replicate, chosen.number, chosen.trial_id, chosen.state,
-       chosen.value, coalesce(params.params, '[]') AS params,
+       chosen.value, drawn.names, drawn.numbers, drawn.distributions,
        coalesce(curve.epochs, reported.epochs, 0) AS epochs, coalesce(curve.seconds, 0) AS seconds,
        coalesce(tried.attempts, 0) AS attempts, noted.reason, tried.reason AS attempt_reason,
        coalesce(noted.diverged, curve.diverged, false) AS diverged,
-       chosen.started_at, chosen.ended_at
+       coalesce(tried.sampler_seconds, 0) AS sampler_seconds, chosen.started_at, chosen.ended_at
 FROM chosen
-LEFT JOIN (
-    SELECT trial_id, json_agg(json_build_array(param_name, param_value, distribution_json) ORDER BY param_id)
-           AS params
-    FROM trial_params JOIN chosen USING (trial_id) GROUP BY trial_id
-) AS params USING (trial_id)
-LEFT JOIN (
-    SELECT trial_id, max(epoch) AS epochs, sum(seconds) AS seconds, bool_or(diverged) AS diverged
-    FROM shoal.epochs JOIN chosen USING (trial_id) GROUP BY trial_id
-) AS curve USING (trial_id)
-LEFT JOIN (
-    SELECT trial_id, max(step) AS epochs
-    FROM trial_intermediate_values JOIN chosen USING (trial_id) GROUP BY trial_id
-) AS reported USING (trial_id)
-LEFT JOIN (
-    SELECT trial_id, max(attempt.number) AS attempts,
+LEFT JOIN LATERAL (
+    SELECT array_agg(param_name ORDER BY param_id) AS names,
+           array_agg(param_value ORDER BY param_id) AS numbers,
+           array_agg(distribution_json ORDER BY param_id) AS distributions
+    FROM trial_params WHERE trial_id = chosen.trial_id
+) AS drawn ON true
+LEFT JOIN LATERAL (
+    SELECT max(epoch) AS epochs, sum(seconds) AS seconds, bool_or(diverged) AS diverged
+    FROM shoal.epochs WHERE trial_id = chosen.trial_id
+) AS curve ON true
+LEFT JOIN LATERAL (
+    -- Of a trial that another client ran; ours have their curve.
+    SELECT max(step) AS epochs FROM trial_intermediate_values
+    WHERE trial_id = chosen.trial_id AND curve.epochs IS NULL
+) AS reported ON true
+LEFT JOIN LATERAL (
+    SELECT max(attempt.number) AS attempts, sum(sampler_seconds) AS sampler_seconds,
            (array_agg(reason ORDER BY attempt.number DESC))[1] AS reason
-    FROM shoal.attempts AS attempt JOIN chosen USING (trial_id) GROUP BY trial_id
-) AS tried USING (trial_id)
-LEFT JOIN (
-    SELECT trial_id, max(value_json) FILTER (WHERE key = 'reason') AS reason,
+    FROM shoal.attempts AS attempt WHERE trial_id = chosen.trial_id
+) AS tried ON true
+LEFT JOIN LATERAL (
+    SELECT max(value_json) FILTER (WHERE key = 'reason') AS reason,
            bool_or(value_json = 'true') FILTER (WHERE key = 'diverged') AS diverged
-    FROM trial_user_attributes JOIN chosen USING (trial_id)
-    WHERE key IN ('reason', 'diverged') GROUP BY trial_id
-) AS noted USING (trial_id)
-ORDER BY chosen.study_order, chosen.number
+    FROM trial_user_attributes WHERE trial_id = chosen.trial_id AND key IN ('reason', 'diverged')
+) AS noted ON true
 """
+
+BY_NUMBER = "ORDER BY chosen.study_order, chosen.number"
 
 TRIALS = f"""
 WITH chosen AS MATERIALIZED (
@@ -131,6 +143,7 @@ WITH chosen AS MATERIALIZED (
     ORDER BY study.id, trial.number LIMIT :limit OFFSET :offset
 )
 {ROWS}
+{BY_NUMBER}
 """
 
 BEST = f"""
@@ -143,6 +156,7 @@ WITH ranked AS (
 ),
 chosen AS MATERIALIZED (SELECT * FROM ranked WHERE place = 1)
 {ROWS}
+{BY_NUMBER}
 """  # noqa: S608
 
 DIRECTION = """
@@ -192,12 +206,12 @@ def trials(
         "limit": limit,
         "offset": offset,
     }
-    return _rows(database, TRIALS, values)
+    return rows_of(database, TRIALS, values)
 
 
 def best(database: Database, experiment_id: int, *, method: str | None = None) -> list[TrialRow]:
     """The best trial of every study that has one, the earlier one of equals; see `TRAINED`."""
-    return _rows(database, BEST, {"experiment_id": experiment_id, "method": method})
+    return rows_of(database, BEST, {"experiment_id": experiment_id, "method": method})
 
 
 def direction(database: Database, experiment_id: int) -> Direction | None:
@@ -229,10 +243,11 @@ def _describe(distribution: str) -> tuple[str, tuple[Any, ...]]:
     return kind, tuple(attributes.get("choices", ()))
 
 
-def _rows(database: Database, statement: str, values: dict[str, Any]) -> list[TrialRow]:
+def rows_of(database: Database, statement: str, values: Mapping[str, Any]) -> list[TrialRow]:
+    """The rows of a statement that ends in `ROWS`; none before Optuna's tables are made."""
     try:
         with database.begin() as connection:
-            return [_trial(dict(row)) for row in connection.execute(text(statement), values).mappings()]
+            return [_trial(row) for row in connection.execute(text(statement), values)]
     except DBAPIError as error:
         if optuna_tables_missing(error):
             return []
@@ -245,9 +260,28 @@ def _progress(row: dict[str, Any]) -> StudyProgress:
     return StudyProgress(study=study, **row)
 
 
-def _trial(row: dict[str, Any]) -> TrialRow:
-    noted, of_attempt = row.pop("reason"), row.pop("attempt_reason")
-    reason = str(json.loads(noted)) if noted is not None else of_attempt
-    params = {name: decode_parameter(value, kind) for name, value, kind in row.pop("params")}
-    state = STATES[row.pop("state")]
-    return TrialRow(**row, params=params, reason=reason, state=state)
+def _trial(row: Any) -> TrialRow:
+    """A row of `ROWS`, column by column: there may be tens of thousands."""
+    (
+        study_name, method, replicate, number, trial_id, state, value, names, numbers, distributions,
+        epochs, seconds, attempts, noted, of_attempt, diverged, sampler_seconds, started_at, ended_at,
+    ) = row  # fmt: skip
+    drawn = zip(names or (), numbers or (), distributions or (), strict=True)
+    return TrialRow(
+        study_name=study_name,
+        method=method,
+        replicate=replicate,
+        number=number,
+        trial_id=trial_id,
+        state=STATES[state],
+        value=value,
+        params={name: decode_parameter(number, kind) for name, number, kind in drawn},
+        epochs=epochs,
+        seconds=seconds,
+        sampler_seconds=sampler_seconds,
+        attempts=attempts,
+        reason=str(json.loads(noted)) if noted is not None else of_attempt,
+        diverged=diverged,
+        started_at=started_at,
+        ended_at=ended_at,
+    )

@@ -32,6 +32,9 @@ ENDED = frozenset({"finished", "stopped", "failed"})
 INTERRUPTED = "interrupted"
 """What is shown for an experiment that should be run by a process and is not."""
 
+PAGE = 100
+"""Trials in a table unless told: laying out ten thousand takes longer than anybody reads."""
+
 SECOND_LOOK = 0.1
 """Seconds after which we look again at an experiment that seems interrupted."""
 
@@ -232,7 +235,9 @@ def trials(
     *,
     method: Method = None,
     state: Annotated[TrialState | None, Parameter(help="Only trials in this state.")] = None,
-    limit: Annotated[PositiveInt | None, Parameter(help="At most so many.")] = None,
+    limit: Annotated[
+        PositiveInt | None, Parameter(help=f"At most so many. Default: {PAGE} in a table, all with --json.")
+    ] = None,
     offset: Annotated[int, Parameter(help="Leave out the first so many.")] = 0,
     database: DatabaseUrl = None,
     as_json: AsJson = False,
@@ -244,11 +249,17 @@ def trials(
     with opened(database) as connection:
         record = Experiments(connection).get(experiment)
         _check_method(record, method)
+        page = limit if as_json or limit is not None else PAGE
+        # One more than is shown tells whether there are more.
+        wanted = None if page is None else page + 1
         rows = queries.trials(
-            connection, record.id, method=method, state=state, limit=limit, offset=max(0, offset)
+            connection, record.id, method=method, state=state, limit=wanted, offset=max(0, offset)
         )
+    more = page is not None and len(rows) > page
+    rows = rows[:page]
     if as_json:
-        output.document("trials/1", {"experiment": record.name, "trials": [trial_json(row) for row in rows]})
+        body = {"experiment": record.name, "more": more}
+        output.listing("trials/1", body, "trials", [trial_json(row) for row in rows])
         return
     if not rows:
         output.message(f"no trials to list; shoal status {record.name} says how many there are")
@@ -262,6 +273,11 @@ def trials(
         for r in rows
     ]  # fmt: skip
     output.show(output.table(columns, found, numbers=("rep", "trial", "value", "epochs", "seconds")))
+    if more:
+        output.message(
+            f"there are more than these {len(rows)}: --offset {max(0, offset) + len(rows)} shows the next, "
+            f"--state and --method choose, --limit takes any number, --json lists all"
+        )
 
 
 def _config(params: Mapping[str, object]) -> str:
@@ -281,6 +297,7 @@ def trial_json(row: TrialRow) -> dict[str, object]:
         "params": dict(row.params),
         "epochs": row.epochs,
         "device_seconds": row.seconds,
+        "sampler_seconds": row.sampler_seconds,
         "attempts": row.attempts,
         "reason": row.reason,
         "started_at": row.started_at.isoformat() if row.started_at else None,

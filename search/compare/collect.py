@@ -15,7 +15,7 @@ from storage.test_readings import TestReadings
 
 if TYPE_CHECKING:
     from storage.database import Database
-    from storage.records import EpochRecord, StudyRecord, TestReading, TrialRow
+    from storage.records import CurveArrays, StudyRecord, TestReading, TrialRow
 
 
 def collect(database: Database, experiment: str) -> Comparison:
@@ -40,8 +40,7 @@ def collect(database: Database, experiment: str) -> Comparison:
         studies=study_outcomes(
             in_file_order(studies, record.spec),
             queries.trials(database, record.id),
-            Curves(database).of_experiment(record.id),
-            metric,
+            Curves(database).points(record.id, metric),
         ),
         readings=readings(TestReadings(database).of_experiment(record.id), studies),
     )
@@ -55,15 +54,12 @@ def in_file_order(studies: Iterable[StudyRecord], spec: Mapping[str, object]) ->
 
 
 def study_outcomes(
-    studies: Iterable[StudyRecord], rows: Iterable[TrialRow], epochs: Iterable[EpochRecord], metric: str
+    studies: Iterable[StudyRecord], rows: Iterable[TrialRow], curves: Mapping[int, CurveArrays]
 ) -> tuple[StudyOutcome, ...]:
-    """The studies with their trials by number, each with its curve."""
-    curves: dict[int, list[EpochRecord]] = defaultdict(list)
-    for epoch in epochs:
-        curves[epoch.trial_id].append(epoch)
+    """The studies with their trials by number, each with its curve; `curves` by the trial's id."""
     trials: dict[str, list[TrialOutcome]] = defaultdict(list)
     for row in rows:
-        trials[row.study_name].append(trial_outcome(row, curves[row.trial_id], metric))
+        trials[row.study_name].append(trial_outcome(row, curves.get(row.trial_id)))
     return tuple(
         StudyOutcome(
             method=study.method,
@@ -75,7 +71,7 @@ def study_outcomes(
     )
 
 
-def trial_outcome(row: TrialRow, epochs: Iterable[EpochRecord], metric: str) -> TrialOutcome:
+def trial_outcome(row: TrialRow, curve: CurveArrays | None) -> TrialOutcome:
     """A row of the database as the report sees it."""
     return TrialOutcome(
         number=row.number,
@@ -84,20 +80,25 @@ def trial_outcome(row: TrialRow, epochs: Iterable[EpochRecord], metric: str) -> 
         params=row.params,
         epochs=row.epochs,
         seconds=row.seconds,
+        sampler_seconds=row.sampler_seconds,
         attempts=row.attempts,
         reason=row.reason,
         diverged=row.diverged,
+        started_at=row.started_at,
         ended_at=row.ended_at,
-        curve=tuple(
-            EpochPoint(
-                epoch=epoch.epoch,
-                value=epoch.metrics.get(metric),
-                train_loss=epoch.train_loss,
-                validation_loss=epoch.validation_loss,
-                seconds=epoch.seconds,
-            )
-            for epoch in sorted(epochs, key=lambda epoch: epoch.epoch)
-        ),
+        curve=() if curve is None else tuple(map(_point, *curve)),
+    )
+
+
+def _point(
+    epoch: int, value: float | None, train_loss: float | None, validation_loss: float | None, seconds: float
+) -> EpochPoint:
+    return EpochPoint(
+        epoch=epoch,
+        value=value,
+        train_loss=train_loss,
+        validation_loss=validation_loss,
+        seconds=seconds,
     )
 
 

@@ -8,8 +8,8 @@ import json
 
 import pytest
 
+from search.compare.analysis import analyse
 from search.compare.collect import collect
-from search.compare.summary import Spread, summarise
 from search.export import epoch_rows, trial_rows, write_csv, write_json_lines
 from storage.database import Database
 from storage.errors import ExperimentNotFound
@@ -37,15 +37,15 @@ def test_studies_come_in_the_order_of_the_file_with_their_trials(database: Datab
     assert found.environment == {"python": "3.11"}
 
 
-def test_its_summary_has_the_known_numbers(database: Database) -> None:
+def test_its_analysis_has_the_known_numbers(database: Database) -> None:
     store_experiment(database)
-    summary = summarise(collect(database, "stored"))
-    for method in summary.methods:
-        assert method.best == Spread((0.5, 0.6))
-        assert (method.epochs, method.seconds) == (10, pytest.approx(2.5))
-        counts = method.counts
+    analysis = analyse(collect(database, "stored"))
+    for method, outcomes in zip(analysis.methods, analysis.outcomes, strict=True):
+        assert analysis.primary.values[method.method] == {0: 0.5, 1: 0.6}
+        assert (outcomes.epochs, outcomes.train_seconds) == (10, pytest.approx(2.5))
+        counts = outcomes.counts
         assert (counts.complete, counts.pruned, counts.diverged, counts.failed) == (2, 2, 2, 2)
-    assert summary.common_epochs == 5
+    assert analysis.curves("epochs").budget == 4
 
 
 def test_minimised_experiments_are_known_as_such(database: Database) -> None:
@@ -57,7 +57,7 @@ def test_an_experiment_that_has_only_been_created(database: Database) -> None:
     Experiments(database).create("fresh", SPEC, "0" * 64, {}, [("tpe", 0, "fresh/tpe/0")])
     found = collect(database, "fresh")
     assert [study.trials for study in found.studies] == [()]
-    assert summarise(found).common_epochs is None
+    assert analyse(found).curves("epochs").budget is None
 
 
 def test_readings_of_the_test_set_are_in_the_comparison(database: Database) -> None:

@@ -18,10 +18,10 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 
 from storage import queries
-from storage.attempts import Attempts
-from storage.curves import Curves
+from storage.batched_ledger import BatchedLedger
 from storage.database import open_database
 from storage.experiments import Experiments
+from storage.ledger import Ending, EpochWrite
 
 WORDS = {
     TrialState.WAITING: "waiting",
@@ -136,26 +136,29 @@ def test_no_complete_trial_no_best(database, experiment, study):
 
 
 def test_our_own_tables_join_in(database, experiment, study, report):
-    attempts, curves = Attempts(database), Curves(database)
-    trial, other, foreign = study.ask(), study.ask(), study.ask()
-    with attempts.worker("w") as worker:
-        attempts.begin("e/tpe/0", trial._trial_id, trial.number, worker)
-        curves.write(trial._trial_id, 1, report(epoch=1, seconds=0.5))
-        attempts.end(trial._trial_id, 1, "released", "interrupted")
-        attempts.begin("e/tpe/0", trial._trial_id, trial.number, worker)
-        for epoch in (1, 2):
-            curves.write(trial._trial_id, 2, report(epoch=epoch, seconds=0.25, diverged=epoch == 2))
-        attempts.begin("e/tpe/0", other._trial_id, other.number, worker)
-        attempts.end(other._trial_id, 1, "failed", "shapes differ")
+    ledger = BatchedLedger(database)
+    worker = ledger.register("w")
+
+    def epoch_of(lease, epoch, **said) -> EpochWrite:
+        return EpochWrite(lease=lease, report=report(epoch=epoch, **said), value=0.5)
+
+    (trial,) = ledger.claim("e/tpe/0", worker, waiting=0, new=1)
+    ledger.write(epochs=[epoch_of(trial, 1, seconds=0.5)])
+    ledger.write(endings=[Ending(lease=trial, state="released", reason="interrupted")])
+    (trial, other) = ledger.claim("e/tpe/0", worker, waiting=1, new=1)
+    ledger.write(epochs=[epoch_of(trial, epoch, seconds=0.25, diverged=epoch == 2) for epoch in (1, 2)])
+    foreign = study.ask()
+    ledger.write(endings=[Ending(lease=other, state="retry", reason="shapes differ")])
     foreign.set_user_attr("reason", 'told by "somebody"')
     foreign.set_user_attr("diverged", True)
+    study._storage.flush()  # attributes may be sent later
     first, second, third = queries.trials(database, experiment.id)
     assert (first.epochs, first.seconds, first.attempts, first.diverged) == (2, 0.5, 2, True)
     assert (first.reason, second.reason, third.reason) == (None, "shapes differ", 'told by "somebody"')
     assert (second.attempts, second.epochs, second.seconds, second.diverged) == (1, 0, 0.0, False)
     assert (third.attempts, third.diverged) == (0, True)
     found = queries.progress(database, experiment.id)[1]
-    assert (found.epochs, found.seconds, found.running) == (2, 0.5, 3)
+    assert (found.epochs, found.seconds, found.running, found.waiting) == (2, 0.5, 2, 1)
 
 
 @pytest.mark.parametrize("wanted", ["maximize", "minimize"])
