@@ -1,8 +1,9 @@
 """Which trials stop early: Optuna's pruners by their settings, and our own successive halving.
 
 A pruner is asked at the end of every epoch but a trial's last; the step is the number of epochs
-trained. Adding one is a settings class in `search.settings`, a builder here and a line in
-`PRUNERS`.
+trained. Each comes in two forms that say the same: as Optuna's pruner, for any Optuna client, and
+as a rule of `search.stopping` that judges a whole pool at once, which is what workers use. Adding
+one is a settings class in `search.settings`, two builders here and a line in each registry.
 """
 
 from __future__ import annotations
@@ -29,6 +30,16 @@ from search.settings import (
     PrunerSettings,
     SuccessiveHalvingSettings,
 )
+from search.stopping import (
+    Asha,
+    Hyperband,
+    NeverStop,
+    Percentile,
+    PoolPruner,
+    SuccessiveHalving,
+    rank_key,
+    rungs_passed,
+)
 
 Direction: TypeAlias = Literal["maximize", "minimize"]
 
@@ -43,24 +54,10 @@ def keep(values: Mapping[int, float], number: int, eta: int, direction: Directio
     """
     if len(values) < eta:
         return True
-    mine = _rank_key(values[number], number, direction)
-    better = sum(_rank_key(value, other, direction) < mine for other, value in values.items())
+    maximize = direction == "maximize"
+    mine = rank_key(values[number], number, maximize=maximize)
+    better = sum(rank_key(value, other, maximize=maximize) < mine for other, value in values.items())
     return better < len(values) // eta
-
-
-def _rank_key(value: float, number: int, direction: Direction) -> tuple[float, int]:
-    """Sorts a rung from best to worst."""
-    return (value if direction == "minimize" else -value, number)
-
-
-def rungs_passed(step: int, min_epochs: int, eta: int) -> list[int]:
-    """The epochs ``min_epochs * eta**k`` that a trial with `step` epochs has reached, in order."""
-    rungs = []
-    rung = min_epochs
-    while rung <= step:
-        rungs.append(rung)
-        rung *= eta
-    return rungs
 
 
 class AshaPruner(BasePruner):
@@ -158,3 +155,70 @@ PRUNERS: dict[str, Callable[[Any, int], BasePruner]] = {
 def build_pruner(settings: PrunerSettings, max_epochs: int) -> BasePruner:
     """The pruner that an experiment's `pruner` section asks for."""
     return PRUNERS[settings.name](settings, max_epochs)
+
+
+def _pool_none(_settings: PrunerSettings, _max_epochs: int, _study_name: str, _maximize: bool) -> PoolPruner:
+    return NeverStop()
+
+
+def _pool_median(settings: MedianSettings, _max_epochs: int, _study_name: str, maximize: bool) -> PoolPruner:
+    return Percentile(
+        50.0, settings.n_startup_trials, settings.n_warmup_steps, settings.interval_steps, maximize
+    )
+
+
+def _pool_percentile(
+    settings: PercentileSettings, _max_epochs: int, _study_name: str, maximize: bool
+) -> PoolPruner:
+    return Percentile(
+        settings.percentile,
+        settings.n_startup_trials,
+        settings.n_warmup_steps,
+        settings.interval_steps,
+        maximize,
+    )
+
+
+def _pool_successive_halving(
+    settings: SuccessiveHalvingSettings, _max_epochs: int, _study_name: str, maximize: bool
+) -> PoolPruner:
+    return SuccessiveHalving(
+        settings.min_resource, settings.reduction_factor, settings.min_early_stopping_rate, maximize
+    )
+
+
+def _pool_hyperband(
+    settings: HyperbandSettings, max_epochs: int, study_name: str, maximize: bool
+) -> PoolPruner:
+    return Hyperband(
+        study_name,
+        settings.min_resource,
+        settings.max_resource or max_epochs,
+        settings.reduction_factor,
+        maximize,
+    )
+
+
+def _pool_asha(settings: AshaSettings, _max_epochs: int, _study_name: str, maximize: bool) -> PoolPruner:
+    return Asha(settings.min_epochs, settings.eta, maximize)
+
+
+POOL_PRUNERS: dict[str, Callable[[Any, int, str, bool], PoolPruner]] = {
+    "none": _pool_none,
+    "median": _pool_median,
+    "percentile": _pool_percentile,
+    "successive_halving": _pool_successive_halving,
+    "hyperband": _pool_hyperband,
+    "asha": _pool_asha,
+}
+"""Name in the file → builder of the rule for a whole pool: settings, most epochs, study, more is better."""
+
+
+def build_pool_pruner(
+    settings: PrunerSettings, max_epochs: int, study_name: str, direction: Direction
+) -> PoolPruner:
+    """The rule that an experiment's `pruner` section asks for, judging a whole pool of one study at once.
+
+    Says what the pruner of `build_pruner` would say, asked for one trial after the other.
+    """
+    return POOL_PRUNERS[settings.name](settings, max_epochs, study_name, direction == "maximize")

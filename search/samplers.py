@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler
 
 from objectives.base import derive_seed
+from search.gp import GpThenTpeSampler
+from search.tpe import FastTpeSampler, Observations
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -167,9 +169,12 @@ def _qmc(settings: QmcSettings, space: Space, *seed_parts: int | str) -> BaseSam
 
 
 def _tpe(settings: TpeSettings, _space: Space, *seed_parts: int | str) -> BaseSampler:
+    observations = Observations()
+
     def build(seed: int) -> BaseSampler:
         with experimental_wanted():
-            return TPESampler(
+            return FastTpeSampler(
+                observations,
                 n_startup_trials=settings.n_startup_trials,
                 n_ei_candidates=settings.n_ei_candidates,
                 multivariate=settings.multivariate,
@@ -182,15 +187,22 @@ def _tpe(settings: TpeSettings, _space: Space, *seed_parts: int | str) -> BaseSa
 
 
 def _gp(settings: GpSettings, _space: Space, *seed_parts: int | str) -> BaseSampler:
-    return PerTrialSampler(
-        lambda seed: GPSampler(
-            n_startup_trials=settings.n_startup_trials,
-            deterministic_objective=settings.deterministic_objective,
-            warn_independent_sampling=False,
-            seed=seed,
-        ),
-        *seed_parts,
-    )
+    observations = Observations()
+
+    def build(seed: int) -> BaseSampler:
+        with experimental_wanted():
+            gp = GPSampler(
+                n_startup_trials=settings.n_startup_trials,
+                deterministic_objective=settings.deterministic_objective,
+                warn_independent_sampling=False,
+                seed=seed,
+            )
+        tpe = FastTpeSampler(
+            observations, n_startup_trials=settings.n_startup_trials, multivariate=True, seed=seed
+        )
+        return GpThenTpeSampler(gp, tpe, settings.model_trials)
+
+    return PerTrialSampler(build, *seed_parts)
 
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.pruners import PRUNERS, AshaPruner, Direction, build_pruner, keep, rungs_passed
+from search.pruners import POOL_PRUNERS, PRUNERS, AshaPruner, Direction, build_pruner, keep
 from search.settings import PRUNER_SETTINGS, AshaSettings, HyperbandSettings
+from search.stopping import rungs_passed
 
 VALUES = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(-1e6, 1e6))
 RUNGS = st.lists(VALUES, min_size=1, max_size=40)
@@ -121,7 +122,7 @@ def test_no_report_no_verdict() -> None:
 
 
 def test_every_pruner_has_settings_and_a_builder() -> None:
-    assert list(PRUNERS) == list(PRUNER_SETTINGS)
+    assert list(PRUNERS) == list(POOL_PRUNERS) == list(PRUNER_SETTINGS)
 
 
 @pytest.mark.parametrize("name", PRUNERS)

@@ -103,6 +103,44 @@ def test_gp_remembers_nothing_between_asks() -> None:
     assert _run("gp", 12, restart_every=1) == _run("gp", 12)
 
 
+def test_tpe_goes_on_where_the_process_ends() -> None:
+    """With the same first trials, from the given number on the values are those of TPE."""
+
+    def next_values(method: str, **settings: Any) -> dict[str, Any]:
+        study = optuna.create_study(
+            sampler=build_sampler(method, METHODS[method](**settings), SPACE, seed=7, replicate=0)
+        )
+        for number in range(14):
+            study.enqueue_trial({"rate": 0.01 * (number + 1), "width": 4 + number, "loss": "abc"[number % 3]})
+            trial = study.ask(SPACE)
+            if number == 13:
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            else:
+                study.tell(trial, trial.params["rate"])
+        return study.ask(SPACE).params
+
+    tpe = next_values("tpe")
+    assert next_values("gp", model_trials=13) == tpe
+    assert next_values("gp", model_trials=14) != tpe
+
+
+def test_gp_is_optunas_within_its_range() -> None:
+    sampler = build_sampler("gp", METHODS["gp"](n_startup_trials=3), SPACE, seed=7, replicate=0)
+    study = optuna.create_study(sampler=sampler)
+    for _ in range(5):
+        trial = study.ask(SPACE)
+        study.tell(trial, trial.params["rate"])
+    stock = GPSampler(n_startup_trials=3, seed=short_seed(7, 0, 5), warn_independent_sampling=False)
+    trial = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
+    space = stock.infer_relative_search_space(study, trial)
+    expected = stock.sample_relative(study, trial, space)
+    study._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
+    sampler._seed_parts = (7, 0)
+    other = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
+    other.number = 5
+    assert sampler.sample_relative(study, other, space) == expected
+
+
 def test_tpe_models_after_its_start() -> None:
     assert _run("tpe", 16)[10:] != _run("random", 16)[10:]
 
