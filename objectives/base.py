@@ -11,7 +11,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 Scalar: TypeAlias = bool | int | float | str
 """A value that a search space can hold, YAML can write and Optuna can store."""
@@ -75,6 +75,8 @@ class TrialConfig:
     model: Choice = Choice(CHOICES["model"])
     class_weights: str = "none"
     """`none`, or `balanced`: each class weighs inversely to its count, mean weight 1 over the images."""
+    values: Mapping[str, Scalar] = field(default_factory=dict)
+    """What a function of the user's own is called with; of the rest, it is given `epochs` alone."""
 
     @classmethod
     def from_values(cls, values: Mapping[str, Scalar]) -> TrialConfig:
@@ -141,6 +143,20 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionTask:
+    """What all trials share that call a function of the user's own: see `objectives.plugin`."""
+
+    function: str
+    """``module:function``."""
+    metric: str
+    direction: Literal["minimize", "maximize"]
+    worst: float
+    """What a trial has whose value is not finite, or beyond this; finite itself."""
+    allow_imports: tuple[str, ...] = ()
+    """Modules from which the function may come."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialStart:
     """A trial that an engine is asked to train.
 
@@ -154,6 +170,8 @@ class TrialStart:
     seed: int
     split_seed: int
     checkpoint: Path | None = None
+    score_test: bool = False
+    """Score the trained model once on the sealed test images; for retraining what a search has chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,12 +199,27 @@ class EpochReport:
 
 
 @dataclass(frozen=True, slots=True)
+class TestScore:
+    """Every metric on the sealed test images, of a config trained once."""
+
+    metrics: Mapping[str, float]
+    epochs: int
+    images: int
+    seconds: float
+    validation: Mapping[str, float] = field(default_factory=dict)
+
+    __test__ = False  # not a test class, whatever pytest makes of the name
+
+
+@dataclass(frozen=True, slots=True)
 class EpochEnd:
     """A slot is at an epoch's end; `last` says that the trial has nothing left to train."""
 
     trial_id: int
     report: EpochReport
     last: bool
+    test: TestScore | None = None
+    """With the last epoch of a trial that was started with `score_test`, and never otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,19 +259,6 @@ class Engine(Protocol):
 
     def save(self, trial_id: int, path: Path) -> None:
         """Write the trial's state at its last epoch end, whole or not at all (write aside, rename)."""
-
-
-@dataclass(frozen=True, slots=True)
-class TestScore:
-    """Every metric on the sealed test images, of a config trained once."""
-
-    metrics: Mapping[str, float]
-    epochs: int
-    images: int
-    seconds: float
-    validation: Mapping[str, float] = field(default_factory=dict)
-
-    __test__ = False  # not a test class, whatever pytest makes of the name
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -31,6 +31,8 @@ class Metric:
     direction: Literal["maximize", "minimize"]
     worst: float
     """The worst value there is; finite, so that it can be stored and told to a sampler."""
+    best: float
+    """The best value there is."""
 
 
 def accuracy(logits_NK: Tensor, labels_N: Tensor) -> float:
@@ -81,8 +83,8 @@ def evaluate(logits_NK: Tensor, labels_N: Tensor) -> dict[str, float]:
 
 
 METRICS: Mapping[str, Metric] = {
-    "accuracy": Metric(accuracy, "maximize", 0.0),
-    "error": Metric(error, "minimize", 1.0),
-    "macro_f1": Metric(macro_f1, "maximize", 0.0),
-    "log_loss": Metric(log_loss, "minimize", WORST_LOG_LOSS),
+    "accuracy": Metric(accuracy, "maximize", 0.0, 1.0),
+    "error": Metric(error, "minimize", 1.0, 0.0),
+    "macro_f1": Metric(macro_f1, "maximize", 0.0, 1.0),
+    "log_loss": Metric(log_loss, "minimize", WORST_LOG_LOSS, 0.0),
 }

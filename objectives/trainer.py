@@ -25,7 +25,7 @@ from objectives.base import (
     TrialFailure,
     TrialStart,
 )
-from objectives.datasets import SearchData, load, load_test
+from objectives.datasets import SearchData, TestData, load, load_test
 from objectives.devices import prepare, reproducible
 from objectives.metrics import worst_metrics
 from objectives.training import Training
@@ -60,6 +60,8 @@ class PlainEngine:
         self._device = prepare(device)
         self._threads = threads
         self._slot: _Slot | None = None
+        self._test_data: TestData | None = None
+        """Read when the first trial that asks for it has ended."""
 
     @property
     def free_slots(self) -> int:
@@ -79,6 +81,7 @@ class PlainEngine:
             self._slot.ready = False
             with reproducible(self._threads):
                 report = self._next_report(self._slot)
+                test = self._test_score(self._slot, report)
         except Exception as error:  # noqa: BLE001 (whatever a trial raises is that trial's failure)
             self._slot = None
             failure = failure_of(start.trial_id, error)
@@ -86,7 +89,7 @@ class PlainEngine:
             self._slot.report = report
             self._slot.ready = True
             self._slot.ended = report.diverged or report.epoch >= start.config.epochs
-            return (EpochEnd(start.trial_id, report, self._slot.ended),)
+            return (EpochEnd(start.trial_id, report, self._slot.ended, test),)
         if failure.retryable:  # here, where the exception no longer keeps the trial's tensors alive
             gc.collect()
             torch.cuda.empty_cache()
@@ -107,6 +110,14 @@ class PlainEngine:
                 checkpoints.fingerprint(slot.start, self._task.data), slot.report, slot.training.state()
             ),
         )
+
+    def _test_score(self, slot: _Slot, report: EpochReport) -> TestScore | None:
+        ended = report.diverged or report.epoch >= slot.start.config.epochs
+        if not (ended and slot.start.score_test):
+            return None
+        assert slot.training is not None, "it has just trained, or been restored"
+        self._test_data = self._test_data or load_test(self._task.data, self._device)
+        return test_score(slot.training, report, self._test_data)
 
     def _held(self, trial_id: int) -> _Slot:
         if self._slot is None or self._slot.start.trial_id != trial_id:
@@ -159,6 +170,20 @@ def train_epoch(training: Training) -> EpochReport:
         seconds=time.perf_counter() - started,
         images_per_second=trained.images / max(trained.seconds, 1e-9),
         diverged=diverged,
+    )
+
+
+def test_score(training: Training, report: EpochReport, test: TestData) -> TestScore:
+    """What a trial that ended with `report` is worth on the test images; a diverged one has the worst."""
+    started = time.perf_counter()
+    diverged = report.diverged
+    metrics = worst_metrics() if diverged else training.score(test.images, test.labels).metrics
+    return TestScore(
+        metrics=metrics,
+        epochs=report.epoch,
+        images=len(test.labels),
+        seconds=time.perf_counter() - started,
+        validation=report.metrics,
     )
 
 

@@ -221,7 +221,7 @@ class FusedEngine:
         lane.admit(made)
         self._join(start.trial_id, lane)
         if made.ended and made.report:
-            return EpochEnd(start.trial_id, made.report, last=True)
+            return EpochEnd(start.trial_id, made.report, last=True, test=lane.test_score(made))
         return None
 
     def _resume(self, made: Member, model: nn.Module, program: Program) -> None:

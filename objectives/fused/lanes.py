@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Protocol
 
 from objectives import checkpoints
-from objectives.base import EpochEnd, Task, TrialFailure, TrialStart
+from objectives.base import EpochEnd, Task, TestScore, TrialFailure, TrialStart
+from objectives.datasets import TestData, load_test
 from objectives.fused.member import Member
 from objectives.fused.moving import to_plain
 from objectives.fused.pool import Pool
 from objectives.fused.rows import FEWEST_ROWS
 from objectives.fused.scoring import Failed
 from objectives.models import build
-from objectives.trainer import PlainEngine, failure_of
+from objectives.trainer import PlainEngine, failure_of, test_score
+from objectives.training import Training
 
 TURN_SECONDS = 0.2
 """A pool gives others a turn after so long, if none of its trials comes to an epoch's end before."""
@@ -59,6 +61,7 @@ class PoolLane:
         self.seconds = 0.0
         self._task = task
         self._members: dict[int, Member] = {}
+        self._test_data: TestData | None = None
 
     @property
     def active(self) -> int:
@@ -107,8 +110,25 @@ class PoolLane:
             member = scored.member
             report = member.end(scored.scores, scored.seconds)
             self.pool.save(member)
-            events.append(EpochEnd(member.start.trial_id, report, member.ended))
+            try:
+                test = self.test_score(member)
+            except Exception as error:  # noqa: BLE001 (data may be missing, a user's model may raise anything)
+                events.append(self._fail(Failed(member, error)))
+            else:
+                events.append(EpochEnd(member.start.trial_id, report, member.ended, test))
         return events
+
+    def test_score(self, member: Member) -> TestScore | None:
+        """What a trial that has ended is worth on the test images, if it was started to be scored there.
+
+        By the plain trainer's own scoring: what is said of the sealed images is said in one way.
+        """
+        if not (member.ended and member.report and member.start.score_test):
+            return None
+        self._test_data = self._test_data or load_test(self._task.data, self.pool.program.device)
+        training = Training(member.config, member.start.seed, member.data, self._task.allow_imports)
+        training.restore(checkpoint_of(member, self.pool, self._task).state, member.epoch)
+        return test_score(training, member.report, self._test_data)
 
     def _fail(self, failed: Failed) -> TrialFailure:
         trial_id = failed.member.start.trial_id

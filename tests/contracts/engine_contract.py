@@ -48,11 +48,14 @@ GOOD = TrialConfig(
     augment={"translation": 0.2},
     model=SMALL,
     strength=1e-3,
+    values={"behaviour": "learns"},  # for engines that call a function; networks have no use for it
 )
 
-DIVERGING = dataclasses.replace(GOOD, optimizer=Choice("sgd"), learning_rate=1e30)
+DIVERGING = dataclasses.replace(
+    GOOD, optimizer=Choice("sgd"), learning_rate=1e30, values={"behaviour": "diverges"}
+)
 
-FAILING = dataclasses.replace(GOOD, model=Choice("nowhere:model"))
+FAILING = dataclasses.replace(GOOD, model=Choice("nowhere:model"), values={"behaviour": "fails"})
 
 
 def trial(

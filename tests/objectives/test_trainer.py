@@ -39,11 +39,12 @@ from tests.contracts.engine_contract import (
     run,
     trial,
 )
+from tests.contracts.scoring_contract import ScoringContract
 
 CPU = torch.device("cpu")
 
 
-class TestPlainEngine(EngineContract):
+class TestPlainEngine(EngineContract, ScoringContract):
     @pytest.fixture
     def make_engine(self) -> MakeEngine:
         return lambda task: PlainEngine(task, "cpu")

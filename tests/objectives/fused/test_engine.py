@@ -29,6 +29,7 @@ from tests.contracts.engine_contract import (
     what_counts,
 )
 from tests.contracts.parity_contract import PAIRS, tiny
+from tests.contracts.scoring_contract import ScoringContract
 
 OWN = Task(data=TASK.data, allow_imports=("users_own",))
 
@@ -37,7 +38,7 @@ def small_engine(task: Task = OWN) -> FusedEngine:
     return FusedEngine(task, "cpu", slots=4, rows=4, images_per_row=16)
 
 
-class TestFusedEngine(EngineContract):
+class TestFusedEngine(EngineContract, ScoringContract):
     @pytest.fixture
     def make_engine(self) -> MakeEngine:
         return small_engine
