@@ -6,79 +6,37 @@ whose part is missing says nothing, so that a broken section hides no problem of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from objectives import registry
 from objectives.base import CHOICES, FULL_BATCH, ObjectiveError, Scalar, TrialConfig
+from search.check_methods import comparison_findings, epoch_findings, grid_size_findings, method_findings
+from search.check_objective import objective_findings
 from search.dimensions import Choices, Dimension, Finding, Range, same
+from search.draft import Draft, Place, items, values_at, written
 from search.problems import nearest, shown
-from search.settings import (
-    AshaSettings,
-    HyperbandSettings,
-    MedianSettings,
-    MethodSettings,
-    NoPruner,
-    PercentileSettings,
-    PrunerSettings,
-    SuccessiveHalvingSettings,
-    TpeSettings,
-)
-from search.space import SearchSpace, condition_findings
-from search.spec import Budget, DataSettings, ModelSettings, max_epochs
-
-FEW = 5
-"""A grid is proposed all values of a dimension that has no more than these."""
-
-Place: TypeAlias = tuple[str | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """The parts of an experiment file that could be read. None: that part is broken."""
-
-    data: DataSettings | None
-    model: ModelSettings | None
-    fixed: Mapping[str, Scalar]
-    space: Mapping[str, Dimension]
-    methods: Mapping[str, MethodSettings]
-    budget: Budget | None
-    pruner: PrunerSettings | None
-    metric: str | None
-    allow_imports: Collection[str] | None
-    broken: frozenset[str] = frozenset()
-    """Names in `fixed` and `space` that exist but could not be read."""
-    model_is_named: bool = False
-    """Whether the file itself says which model."""
-    data_name: str | None = None
-    """The dataset, which may be readable though `data` is not."""
-
-    @property
-    def imports(self) -> Collection[str]:
-        """The modules that may be imported; none where the file can't be read."""
-        return self.allow_imports or ()
+from search.space import condition_findings
 
 
 def findings(draft: Draft) -> list[Finding]:
     """Everything that the readable parts contradict, in the order of the file's sections."""
-    found = _data_findings(draft)
-    if draft.metric is not None:
-        problem = registry.problem_of_name("metric", draft.metric)
-        if problem:
-            found.append((("metric",), problem.message, problem.remedy))
+    found = (
+        objective_findings(draft) if draft.is_function else _data_findings(draft) + _metric_findings(draft)
+    )
     found += _twice(draft)
-    found += _config_findings(draft)
+    if not draft.is_function:  # whose dimensions have names and values of its own
+        found += _config_findings(draft)
     for name, dimension in draft.space.items():
         found += [(("space", name, *path), text, remedy) for path, text, remedy in dimension.findings()]
     found += [
         (("space", *path), text, remedy)
         for path, text, remedy in condition_findings(draft.space, draft.broken)
     ]
-    found += _method_findings(draft)
+    found += method_findings(draft)
     if not found and not draft.broken:  # a count of broken points would mislead
-        found += _grid_size_findings(draft)
-    return found + _epoch_findings(draft)
+        found += grid_size_findings(draft)
+    return found + epoch_findings(draft) + comparison_findings(draft)
 
 
 # Data
@@ -101,9 +59,14 @@ def _data_findings(draft: Draft) -> list[Finding]:
     remedy = f"at most {images}, or `{FULL_BATCH}`"
     return [
         (place, f"batch size {size} is more than the {images} training images", remedy)
-        for place, size in _written(draft, "batch_size")
+        for place, size in written(draft, "batch_size")
         if not isinstance(size, str) and size > images
     ]
+
+
+def _metric_findings(draft: Draft) -> list[Finding]:
+    problem = registry.problem_of_name("metric", draft.metric) if draft.metric is not None else None
+    return [(("metric",), problem.message, problem.remedy)] if problem else []
 
 
 # Names, options and values
@@ -115,9 +78,9 @@ def _twice(draft: Draft) -> list[Finding]:
     for name in draft.fixed:
         if name in space:
             found.append((("fixed", name), "is in `space` as well", "keep one of the two"))
-        elif name.partition(".")[0] == "model":
+        elif name.partition(".")[0] == "model" and not draft.is_function:
             found.append((("fixed", name), "is a part of the model", "write it under `model`"))
-    if draft.model is None:
+    if draft.model is None or draft.is_function:
         return found
     found += [
         (("model", option), f"is in `space` as `model.{option}` as well", "keep one of the two")
@@ -151,7 +114,7 @@ def _config_findings(draft: Draft) -> list[Finding]:
     for group, chosen in entries.items():
         for name in chosen.names:
             known |= {f"{group}.{option}" for option in registry.options(group, name, draft.imports)}
-    for place, key, dimension in _items(draft):
+    for place, key, dimension in items(draft):
         if key in CHOICES:
             continue
         group = key.partition(".")[0]
@@ -165,36 +128,25 @@ def _config_findings(draft: Draft) -> list[Finding]:
     return found + _required(draft, entries)
 
 
-def _items(draft: Draft) -> list[tuple[Place, str, Dimension]]:
-    """Every part of a config that the file sets, a constant as a dimension of one value."""
-    constants = [(("fixed", key), key, value) for key, value in draft.fixed.items()]
-    if draft.model is not None:
-        constants += [(("model", key), f"model.{key}", value) for key, value in draft.model.options.items()]
-    items: list[tuple[Place, str, Dimension]] = [
-        (place, key, Choices(values=(value,))) for place, key, value in constants
-    ]
-    return items + [(("space", name), name, dimension) for name, dimension in draft.space.items()]
-
-
 def _entries_of(draft: Draft, group: str) -> tuple[_Entries, list[Finding]]:
     default = str(getattr(TrialConfig(), group).name)
     dimension = draft.space.get(group)
     if isinstance(dimension, Range):
         remedy = f"list them: [{', '.join(registry.names(group)[:3])}, …]"
         return _Entries(certain=False), [(("space", group), f"{group} takes names, not a range", remedy)]
-    written: list[tuple[Place, Scalar]]
+    named: list[tuple[Place, Scalar]]
     if isinstance(dimension, Choices):
-        written = _values(("space", group), dimension)
+        named = values_at(("space", group), dimension)
     elif group in draft.broken or (group == "model" and draft.model is None):
         return _Entries(certain=False), []
     elif group == "model" and draft.model is not None:
-        written = [(("model", "name") if draft.model_is_named else ("model",), draft.model.name)]
+        named = [(("model", "name") if draft.model_is_named else ("model",), draft.model.name)]
     else:
-        written = [(("fixed", group), draft.fixed.get(group, default))]
+        named = [(("fixed", group), draft.fixed.get(group, default))]
     found: list[Finding] = []
     names = []
     certain = True
-    for place, name in written:
+    for place, name in named:
         if draft.allow_imports is None and isinstance(name, str) and registry.is_import(name):
             certain = False  # whether it may be imported is not known
             continue
@@ -248,31 +200,15 @@ def _value_findings(place: Place, dimension: Dimension, option: registry.Option 
             message = "takes any number, but the range is of whole numbers"
             return [(place, message, "add `type: float`")]
     found: list[Finding] = []
-    for where, value in _values(place, dimension):
+    for where, value in values_at(place, dimension):
         problem = registry.problem_of_value(option.name, option, value)
         if problem:
             found.append((where, problem.message, problem.remedy))
     return found
 
 
-def _values(place: Place, dimension: Dimension) -> list[tuple[Place, Scalar]]:
-    """The values to check, with their places: each one listed, or both ends of a range."""
-    if isinstance(dimension, Choices):
-        if place[0] != "space":
-            return [(place, dimension.values[0])]
-        return [((*place, "values", index), value) for index, value in enumerate(dimension.values)]
-    kind = int if dimension.integer else float
-    return [((*place, "low"), kind(dimension.low)), ((*place, "high"), kind(dimension.high))]
-
-
-def _written(draft: Draft, key: str) -> list[tuple[Place, Scalar]]:
-    return [
-        pair for place, name, dimension in _items(draft) if name == key for pair in _values(place, dimension)
-    ]
-
-
 def _required(draft: Draft, entries: Mapping[str, _Entries]) -> list[Finding]:
-    given = {key for _, key, _ in _items(draft)} | draft.broken
+    given = {key for _, key, _ in items(draft)} | draft.broken
     found: list[Finding] = []
     for group, chosen in entries.items():
         for name in chosen.names:
@@ -282,90 +218,3 @@ def _required(draft: Draft, entries: Mapping[str, _Entries]) -> list[Finding]:
                     place = ("model", option.name) if group == "model" else ("fixed", key)
                     found.append((place, f"{name} needs it", f"write {option.allowed}"))
     return found
-
-
-# Methods, grids, epochs
-
-
-def _method_findings(draft: Draft) -> list[Finding]:
-    found: list[Finding] = []
-    tpe = draft.methods.get("tpe")
-    if isinstance(tpe, TpeSettings) and tpe.group and not tpe.multivariate:
-        found.append((("methods", "tpe", "group"), "needs `multivariate: true`", "set both or neither"))
-    if "grid" in draft.methods:
-        for name, dimension in draft.space.items():
-            if not dimension.points() and not dimension.findings():
-                message = "method `grid` needs points here, and a range has none of its own"
-                found.append((("space", name), message, f"add `grid: {_example_points(dimension)}`"))
-    return found
-
-
-def _example_points(dimension: Dimension) -> str:
-    """All values if they are few, else three at the middles of equal cells, on the dimension's own scale."""
-    if isinstance(dimension, Choices):
-        return "[…]"
-    low, high = float(dimension.low), float(dimension.high)
-    step = dimension.step or (1 if dimension.integer and not dimension.log else None)
-    cells = (1 / 6, 3 / 6, 5 / 6)
-    if step is not None:
-        last = round((high - low) / step)
-        indices = range(last + 1) if last < FEW else [int(last * cell + 0.5) for cell in cells]
-        points = [low + index * step for index in indices]
-    elif dimension.log:
-        points = [low * (high / low) ** cell for cell in cells]
-    else:
-        points = [low + (high - low) * cell for cell in cells]
-    texts = [str(round(point)) if dimension.integer else f"{point:.3g}" for point in points]
-    return f"[{', '.join(dict.fromkeys(texts))}]"
-
-
-def _grid_size_findings(draft: Draft) -> list[Finding]:
-    if "grid" not in draft.methods or draft.budget is None:
-        return []
-    size, exact = SearchSpace(draft.space).grid_size()
-    trials = draft.budget.trials
-    if size <= trials:
-        return []
-    remedy = f"fewer points, or `budget: {{trials: {size}}}`" if exact else "fewer points"
-    count = f"{size:,}" if exact else f"more than {size:,}"
-    return [
-        (("budget", "trials"), f"the grid has {count} points, but the budget is {trials:,} trials", remedy)
-    ]
-
-
-def _epoch_findings(draft: Draft) -> list[Finding]:
-    written = _written(draft, "epochs")
-    if "epochs" in draft.broken or any(type(value) is not int or value < 1 for _, value in written):
-        return []  # said already
-    most = max_epochs(draft.fixed, draft.space)
-    found: list[Finding] = []
-    if draft.budget is not None and draft.budget.epochs is not None and draft.budget.epochs < most:
-        message = f"{draft.budget.epochs} epochs are fewer than the {most} of one trial"
-        found.append((("budget", "epochs"), message, "a larger budget, or fewer epochs per trial"))
-    return found + _pruner_findings(draft.pruner, most)
-
-
-def _pruner_findings(pruner: PrunerSettings | None, most: int) -> list[Finding]:
-    """A pruner whose first decision comes at a trial's last epoch or later prunes nothing."""
-    if pruner is None or isinstance(pruner, NoPruner):
-        return []
-    key, first = "name", 1
-    if isinstance(pruner, MedianSettings | PercentileSettings):
-        key, first = "n_warmup_steps", pruner.n_warmup_steps + 1
-    elif isinstance(pruner, SuccessiveHalvingSettings):
-        # Bounded: the exponent is at most 16, but Python's integers would follow any product.
-        key = "min_resource"
-        first = pruner.min_resource * pruner.reduction_factor**pruner.min_early_stopping_rate
-    elif isinstance(pruner, HyperbandSettings):
-        key, first = "min_resource", pruner.min_resource
-        if pruner.max_resource is not None and pruner.max_resource > most:
-            message = f"{pruner.max_resource} epochs are more than the {most} of a trial"
-            return [(("pruner", "max_resource"), message, f"at most {most}, or leave it out")]
-    elif isinstance(pruner, AshaSettings):
-        key, first = "min_epochs", pruner.min_epochs
-    if first < most:
-        return []
-    message = (
-        f"the first decision is after epoch {shown(first)}, but a trial has {most}: nothing would be pruned"
-    )
-    return [(("pruner", key), message, "decide earlier, train longer, or `pruner: none`")]

@@ -29,6 +29,8 @@ def file_schema() -> dict[str, Any]:
         definitions.pop(unused, None)
     properties = whole["properties"]
     _replace(properties, "data", _or_name(_reference("DataSettings")))
+    _replace(properties, "objective", _reference("ObjectiveSettings"))
+    whole["oneOf"] = [{"required": ["data"]}, {"required": ["objective"]}]
     _replace(properties, "model", _or_name(_reference("ModelSettings")))
     _replace(properties, "pruner", _pruner(definitions))
     _replace(properties, "methods", _methods())

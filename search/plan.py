@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from objectives.base import FULL_BATCH, ObjectiveError, Scalar, Task, TrialConfig
 from search.dimensions import Choices, Dimension
-from search.evidence import few_replicates, few_trials
+from search.plan_comparison import ComparisonPlan, comparison_notes, comparison_plan
 from search.settings import GpSettings, MethodSettings, NoPruner, TpeSettings
 from search.spec import ExperimentSpec
 
@@ -51,22 +51,36 @@ class Speed:
     images_per_second: float
 
 
+@dataclass(frozen=True, slots=True)
+class GridAxis:
+    """What a grid takes of one dimension."""
+
+    name: str
+    kind: str
+    """`given` by the file, `complete` (all values), or so many `levels` made."""
+    points: tuple[Scalar, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What `shoal plan` prints. Every count is an upper bound, without pruning."""
 
     experiment: str
-    dataset: str
+    dataset: str | None
+    """None: trials call the function that `objective` names."""
+    objective: str | None
     methods: tuple[MethodPlan, ...]
     replicates: int
     studies: int
     grid_points: int | None
-    """None: no grid among the methods."""
+    """Of the largest replicate; None: no grid among the methods."""
+    grid: tuple[GridAxis, ...]
+    """What the grid of the first replicate takes; empty without a grid."""
     trials: int
     epochs: int
-    train_images: int
-    """Images per epoch."""
-    validation_images: int
+    train_images: int | None
+    """Images per epoch; None: trials call a function."""
+    validation_images: int | None
     pruner: str
     metric: str
     workers: int
@@ -80,6 +94,8 @@ class Plan:
     """
     sampler_seconds: float
     """Part of it that Gaussian-process asks are expected to take."""
+    comparison: ComparisonPlan | None
+    """What is claimed and can be shown; None with a single method."""
     notes: tuple[str, ...]
     """What a reader should know before starting."""
 
@@ -93,20 +109,20 @@ def make_plan(spec: ExperimentSpec, *, measure: Measure | None = None, workers: 
 
     Measures at most four configs: smallest and largest batch with smallest and largest model.
     """
-    from objectives.datasets import describe
-
-    data = describe(spec.data.data_spec())
-    images = data.train_images + VALIDATION_COST * data.validation_images
-    size = spec.search_space().grid_size()[0] if "grid" in spec.methods else None
-    methods = tuple(_method_plan(spec, name, settings, size) for name, settings in spec.methods.items())
+    sizes = _grid_sizes(spec)
+    size = max(sizes, default=None)
+    methods = tuple(_method_plan(spec, name, settings, sizes) for name, settings in spec.methods.items())
     epochs = spec.replicates * sum(method.epochs for method in methods)
     notes = _notes(spec, size)
+    images = _images(spec)
     speeds: tuple[Speed, ...] = ()
-    if measure is not None:
+    if measure is not None and images is not None:
         try:
             speeds = tuple(_measured(spec, measure))
         except ObjectiveError as error:
             notes.append(f"the speed could not be measured: {error}")
+    elif images is None:
+        notes.append("the time is not known: only the function itself could tell how long it takes")
     asks = sum(
         max(0, method.trials - settings.n_startup_trials)
         for method in methods
@@ -115,23 +131,57 @@ def make_plan(spec: ExperimentSpec, *, measure: Measure | None = None, workers: 
     sampler_seconds = GP_SECONDS_PER_ASK * asks * spec.replicates
     return Plan(
         experiment=spec.experiment,
-        dataset=spec.data.name,
+        dataset=None if spec.data is None else spec.data.name,
+        objective=None if spec.objective is None else spec.objective.function,
         methods=methods,
         replicates=spec.replicates,
         studies=len(methods) * spec.replicates,
         grid_points=size,
+        grid=_grid_axes(spec),
         trials=spec.replicates * sum(method.trials for method in methods),
         epochs=epochs,
-        train_images=data.train_images,
-        validation_images=data.validation_images,
+        train_images=None if images is None else images[0],
+        validation_images=None if images is None else images[1],
         pruner=spec.pruner.name,
         metric=spec.metric,
         workers=workers,
         speeds=speeds,
-        seconds=_seconds(speeds, epochs * images, sampler_seconds, workers),
+        seconds=_seconds(speeds, epochs * _per_epoch(images), sampler_seconds, workers),
         sampler_seconds=sampler_seconds,
+        comparison=comparison_plan(spec),
         notes=tuple(notes),
     )
+
+
+def _images(spec: ExperimentSpec) -> tuple[int, int] | None:
+    """Training and validation images per epoch; None where trials call a function."""
+    if spec.data is None:
+        return None
+    from objectives.datasets import describe
+
+    data = describe(spec.data.data_spec())
+    return data.train_images, data.validation_images
+
+
+def _per_epoch(images: tuple[int, int] | None) -> float:
+    return 0.0 if images is None else images[0] + VALIDATION_COST * images[1]
+
+
+def _grid_sizes(spec: ExperimentSpec) -> list[int]:
+    """The grid's points in each replicate; they differ where a part of a governing list is taken."""
+    if "grid" not in spec.methods:
+        return []
+    space = spec.search_space()
+    return [
+        space.count({name: axis.points for name, axis in spec.grid_axes(replicate).items()})
+        for replicate in range(spec.replicates)
+    ]
+
+
+def _grid_axes(spec: ExperimentSpec) -> tuple[GridAxis, ...]:
+    if "grid" not in spec.methods:
+        return ()
+    return tuple(GridAxis(name, axis.kind, axis.points) for name, axis in spec.grid_axes(0).items())
 
 
 def measured_speed(task: Task, config: TrialConfig) -> float:
@@ -142,11 +192,9 @@ def measured_speed(task: Task, config: TrialConfig) -> float:
 
 
 def _method_plan(
-    spec: ExperimentSpec, name: str, settings: MethodSettings, grid_size: int | None
+    spec: ExperimentSpec, name: str, settings: MethodSettings, grid_sizes: list[int]
 ) -> MethodPlan:
-    trials = spec.budget.trials
-    if name == "grid" and grid_size is not None:
-        trials = min(trials, grid_size)
+    trials = max(grid_sizes) if name == "grid" else spec.budget.trials
     epochs = trials * spec.max_epochs()
     if spec.budget.epochs is not None:
         epochs = min(epochs, spec.budget.epochs)
@@ -209,17 +257,9 @@ def _notes(spec: ExperimentSpec, grid_size: int | None) -> list[str]:
     if spec.budget.epochs is not None and spec.budget.epochs < trials * spec.max_epochs():
         notes.append(f"a study stops starting trials after {spec.budget.epochs:,} epochs")
     if len(spec.methods) > 1:
-        notes += _comparison_notes(spec, grid_size)
+        notes += comparison_notes(spec, grid_size)
     for name, settings in spec.methods.items():
         notes += _method_notes(name, settings, trials)
-    return notes
-
-
-def _comparison_notes(spec: ExperimentSpec, grid_size: int | None) -> list[str]:
-    trials = spec.budget.trials
-    notes = [note for note in (few_trials(trials), few_replicates(spec.replicates)) if note]
-    if grid_size is not None and grid_size < trials:
-        notes.append(f"the grid has {grid_size} points, fewer than the {trials} trials of other methods")
     return notes
 
 

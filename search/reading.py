@@ -15,21 +15,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
-from search.checks import Draft, findings
+from search.checks import findings
 from search.dimensions import Choices, Dimension, Finding, Range, dimension_form
+from search.draft import Draft
 from search.problems import Problem, SpecError, shown
 from search.pydantic_words import findings_of, unknown_key
-from search.settings import METHODS, PRUNER_SETTINGS, MethodSettings
-from search.spec import (
-    MAX_DIMENSIONS,
-    Budget,
-    DataSettings,
-    ExperimentSpec,
-    ModelSettings,
-    method_from,
-    pruner_from,
-    with_type,
-)
+from search.sections import MAX_DIMENSIONS, Budget, DataSettings, ModelSettings, ObjectiveSettings
+from search.settings import METHODS, PRUNER_SETTINGS, ComparisonSettings, MethodSettings, RetrainSettings
+from search.spec import ExperimentSpec, method_from, pruner_from, with_type
 from search.yaml_file import MAX_PROBLEMS, Document, Place, Value, parse, read_file
 
 T = TypeVar("T")
@@ -38,9 +31,20 @@ M = TypeVar("M", bound=BaseModel)
 _EXAMPLE: dict[str, Any] = {"experiment": "x", "data": "digits", "space": {"learning_rate": [0.1]}}
 """A valid file, into which one value at a time is put to be judged alone."""
 
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "data": DataSettings,
+    "objective": ObjectiveSettings,
+    "model": ModelSettings,
+    "budget": Budget,
+}
+"""Sections that are read in one piece."""
+
+_SHORT = ("name", "function")
+"""What a section means by a bare text."""
+
 _REQUIRED = {
     "experiment": "`experiment: my-first-search`",
-    "data": "`data: {name: digits}`",
+    "data": "`data: {name: digits}`, or an `objective` of your own",
     "space": "`space: {learning_rate: {low: 1e-4, high: 0.1, log: true}}`",
 }
 
@@ -71,9 +75,11 @@ class _Reader:
         for key in ("experiment", "seed", "replicates", "metric", "allow_imports"):
             if key in file:
                 self.keep(values, key, self.plain(key, file[key]))
-        for key, model in (("data", DataSettings), ("model", ModelSettings), ("budget", Budget)):
+        for key, model in _SECTIONS.items():
             if key in file:
                 self.keep(values, key, self.section(key, file[key], model))
+        if "comparison" in file:
+            self.keep(values, "comparison", self.comparison(file["comparison"]))
         if "pruner" in file:
             self.keep(values, "pruner", self.pruner(file["pruner"]))
         broken: set[str] = set()
@@ -99,7 +105,7 @@ class _Reader:
                 return values.get(key)
             return ExperimentSpec.model_fields[key].get_default(call_default_factory=True)
 
-        model, data = file.get("model"), file.get("data")
+        model, data, methods = file.get("model"), file.get("data"), file.get("methods")
         name = data.get("name") if isinstance(data, dict) else data
         return Draft(
             data=values.get("data"),
@@ -114,6 +120,10 @@ class _Reader:
             broken=frozenset(broken),
             model_is_named=isinstance(model, str) or (isinstance(model, dict) and "name" in model),
             data_name=name if isinstance(name, str) else None,
+            method_names=frozenset(methods if isinstance(methods, dict) else part("methods") or ()),
+            comparison=part("comparison"),
+            objective=values.get("objective"),
+            keys=frozenset(file),
         )
 
     # Sections
@@ -122,7 +132,7 @@ class _Reader:
         fields = ExperimentSpec.model_fields
         self.report(unknown_key((key,), fields) for key in file if key not in fields)
         for key, example in _REQUIRED.items():
-            if key not in file:
+            if key not in file and not (key == "data" and "objective" in file):
                 self.report([((key,), "is missing", f"add {example}")])
 
     def plain(self, key: str, value: Value) -> Any:
@@ -132,9 +142,26 @@ class _Reader:
         return None if spec is None else getattr(spec, key)
 
     def section(self, key: str, value: Value, model: type[M]) -> M | None:
-        if isinstance(value, str) and "name" in model.model_fields:
-            value = {"name": value}
+        short = next((key for key in _SHORT if key in model.model_fields), None)
+        if isinstance(value, str) and short is not None:
+            value = {short: value}
         return self.attempt((key,), lambda: model.model_validate(value), model.model_fields)
+
+    def comparison(self, value: Value) -> ComparisonSettings:
+        """Key by key, so that a broken one hides nothing of the others; it has its default meanwhile."""
+        kept: dict[str, Any] = {}
+        for key, written in self.mapping(("comparison",), value).items():
+            place = ("comparison", key)
+            if key == "retrain":
+                make = partial(RetrainSettings.model_validate, written)
+                self.keep(kept, key, self.attempt(place, make, RetrainSettings.model_fields))
+            elif key in ComparisonSettings.model_fields:
+                alone = partial(ComparisonSettings.model_validate, {key: written})
+                made = self.attempt(place, alone, inside=("comparison",))
+                self.keep(kept, key, None if made is None else getattr(made, key))
+            else:
+                self.report([unknown_key(place, ComparisonSettings.model_fields)])
+        return ComparisonSettings(**kept)
 
     def pruner(self, value: Value) -> Any:
         name = value.get("name") if isinstance(value, dict) else value
@@ -182,7 +209,9 @@ class _Reader:
         dimension: Dimension | None = self.attempt(
             place, lambda: form.model_validate_json(json.dumps(long)), fields
         )
-        return None if dimension is None else with_type(str(place[1]), dimension)
+        if dimension is None:
+            return None
+        return with_type(str(place[1]), dimension, function="objective" in self.document.value)
 
     def methods(self, value: Value) -> dict[str, MethodSettings]:
         kept: dict[str, MethodSettings] = {}

@@ -43,10 +43,14 @@ class MethodSettings(Settings):
 
 
 class GridSettings(MethodSettings):
-    """Each combination of the points in `space` once."""
+    """Combinations of points, each once: those that `space` names, and levels made where it names none."""
 
     order: Literal["shuffled", "nested"] = "shuffled"
     """`shuffled`: another order in each replicate, so that curves don't show the loops of `nested`."""
+    levels: Literal["offset", "centred", "ends", "given"] = "offset"
+    """Where levels sit that are made: `offset`, in equal cells with one random offset per replicate and
+    dimension; `centred`, in their middles; `ends`, from end to end; `given`: none is made, every range
+    names its own."""
 
 
 class RandomSettings(MethodSettings):
@@ -82,7 +86,7 @@ class TpeSettings(MethodSettings):
 
 
 class GpSettings(MethodSettings):
-    """Gaussian process: Bayesian search by a smooth model; an ask costs about a second."""
+    """Gaussian process: Bayesian search by a smooth model of the complete trials; pruned ones it ignores."""
 
     adaptive: ClassVar[bool] = True
 
@@ -92,6 +96,8 @@ class GpSettings(MethodSettings):
     """Random trials before the first modelled one."""
     deterministic_objective: bool = False
     """Whether equal configs give equal values; false lets the model see noise."""
+    model_trials: Count = 200
+    """Complete trials from which on TPE takes over: a fit of the process costs their cube."""
 
 
 METHODS: dict[str, type[MethodSettings]] = {
@@ -203,12 +209,16 @@ class RetrainSettings(Settings):
     """Fresh seeds with which each study's incumbent is trained and scored on the sealed test set; 0: none."""
 
 
+Pair = Annotated[tuple[str, str], Field(strict=False)]
+"""Two methods. Lax, because a list is what a file and a database have for it."""
+
+
 class ComparisonSettings(Settings):
     """What is claimed, declared before the run; everything else in a report is exploratory."""
 
     axis: Literal["trials", "epochs", "seconds"] = "epochs"
     """What budgets are compared on first: trials, epochs, or device and sampler seconds."""
-    pairs: Annotated[tuple[tuple[str, str], ...], Field(max_length=64, strict=False)] | None = None
+    pairs: Annotated[tuple[Pair, ...], Field(min_length=1, max_length=64, strict=False)] | None = None
     """Pairs of methods that are tested, each written [better?, than]; null: all pairs."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """Chance, over all tested pairs together, of claiming a difference where there is none."""

@@ -7,7 +7,7 @@ in a file: parents before what they govern, by name where conditions leave a cho
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 MAX_COUNTED = 100_000
-"""Grids of more combinations than this are not counted one by one."""
+"""Combinations beyond this are not counted exactly."""
 
 __all__ = ["Choices", "Dimension", "Range", "SearchSpace", "condition_findings"]
 
@@ -109,39 +109,68 @@ class SearchSpace:
         return tuple(name for name, dimension in self.dimensions.items() if not dimension.points())
 
     def grid_points(self) -> list[dict[str, Scalar]]:
-        """Every combination of grid points once, without the dimensions that are not part of it.
+        """Every combination of the points that the file names: see `combinations`.
 
-        Nested loops over `order`, the last dimension moving fastest. Raises `ValueError` where a
-        dimension has no points.
+        Raises `ValueError` where a dimension has no points.
         """
         if missing := self.without_points():
             raise ValueError(f"no grid points for {', '.join(missing)}")
-        return list(self._combinations(self.order, {}))
+        return self.combinations({name: dimension.points() for name, dimension in self.dimensions.items()})
 
-    def grid_size(self) -> tuple[int, bool]:
-        """How many points the grid has, and whether that is exact.
+    def combinations(self, points: Mapping[str, Sequence[Scalar]]) -> list[dict[str, Scalar]]:
+        """Every combination of these points once, without the dimensions that are not part of it.
 
-        Counts without making them where it can: a file may describe more than fit into memory.
-        Beyond `MAX_COUNTED` combinations of conditional dimensions it is a lower bound.
+        Nested loops over `order`, the last dimension moving fastest.
         """
-        involved = {name for name, dimension in self.dimensions.items() if dimension.when}
-        involved |= {parent for dimension in self.dimensions.values() for parent in dimension.when}
-        free = math.prod(
-            len(dimension.points()) for name, dimension in self.dimensions.items() if name not in involved
-        )
-        names = tuple(name for name in self.order if name in involved)
-        counted = 0
-        for _ in self._combinations(names, {}):
-            counted += 1
-            if counted >= MAX_COUNTED:
-                return counted * free, False
-        return counted * free, True
+        return list(self._combinations(self.order, points, {}))
 
-    def _combinations(self, names: tuple[str, ...], chosen: dict[str, Scalar]) -> Iterator[dict[str, Scalar]]:
+    def count(self, points: Mapping[str, Sequence[Scalar] | int], limit: int = MAX_COUNTED) -> int:
+        """How many combinations there are, mostly without making them: they may not fit into memory.
+
+        Of a dimension that governs no other, the number of its points is enough. Beyond `limit`
+        it is a lower bound, itself above `limit`.
+        """
+        parents = {parent for dimension in self.dimensions.values() for parent in dimension.when}
+        involved = tuple(name for name in self.order if name in parents or self.dimensions[name].when)
+        sizes = {name: given if isinstance(given, int) else len(given) for name, given in points.items()}
+        free = math.prod(size for name, size in sizes.items() if name not in involved)
+        counted = 0
+        for product in self._products(involved, points, sizes, parents, {}):
+            counted += product
+            if counted * free > limit:
+                break
+        return counted * free
+
+    def _products(
+        self,
+        names: tuple[str, ...],
+        points: Mapping[str, Sequence[Scalar] | int],
+        sizes: Mapping[str, int],
+        parents: Collection[str],
+        chosen: dict[str, Scalar],
+    ) -> Iterator[int]:
+        """For each combination of the governing dimensions, how many there are of the governed ones."""
+        product = 1
+        for index, name in enumerate(names):
+            if not self.is_active(name, chosen):
+                continue
+            given = points[name]
+            if isinstance(given, int) or name not in parents:
+                product *= sizes[name]
+                continue
+            for point in given:
+                rest = self._products(names[index + 1 :], points, sizes, parents, chosen | {name: point})
+                yield from (product * below for below in rest)
+            return
+        yield product
+
+    def _combinations(
+        self, names: tuple[str, ...], points: Mapping[str, Sequence[Scalar]], chosen: dict[str, Scalar]
+    ) -> Iterator[dict[str, Scalar]]:
         for index, name in enumerate(names):
             if self.is_active(name, chosen):
-                for point in self.dimensions[name].points():
-                    yield from self._combinations(names[index + 1 :], chosen | {name: point})
+                for point in points[name]:
+                    yield from self._combinations(names[index + 1 :], points, chosen | {name: point})
                 return
         yield dict(chosen)
 

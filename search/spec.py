@@ -14,17 +14,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from objectives.base import CHOICES, DataSpec, Scalar, Task, TrialConfig
-from search.dimensions import Choices, Dimension, Range, ScalarValue, dimension_form
+from objectives.base import CHOICES, FunctionTask, ObjectiveError, Scalar, Task, TrialConfig
+from search.dimensions import Choices, Dimension, Range, dimension_form
+from search.grid import Axis, grid_axes, grid_points
+from search.identity import canonical, conflicts_of, identity_of, shrinks_of
 from search.problems import Problem, SpecError, nearest, shown
+from search.sections import (
+    MAX_DIMENSIONS,
+    Budget,
+    DataSettings,
+    ModelSettings,
+    ObjectiveSettings,
+    Options,
+    Text,
+)
 from search.settings import (
     METHODS,
     PRUNER_SETTINGS,
     REFUSED_METHODS,
     ComparisonSettings,
+    GridSettings,
     MethodSettings,
     NoPruner,
     PrunerSettings,
@@ -37,10 +56,6 @@ from search.space import SearchSpace
 __all__ = ["ExperimentSpec", "Problem", "SpecError", "load_spec", "read_spec", "schema"]
 
 MAX_REPLICATES = 1000
-MAX_TRIALS = 100_000
-MAX_EPOCHS = 100_000
-MAX_DIMENSIONS = 64
-MAX_IMAGES = 100_000_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 INTEGERS = frozenset({"batch_size", "epochs"})
 FLOATS = frozenset({"lambda", "learning_rate"})
@@ -56,67 +71,16 @@ def _experiment_name(value: object) -> object:
 
 
 NAME_RULE = "1 to 64 letters, digits, `.`, `_` or `-`, beginning with a letter or digit"
-Text = Annotated[str, Field(min_length=1, max_length=256)]
-Options = Annotated[dict[Text, ScalarValue], Field(max_length=MAX_DIMENSIONS)]
-
-
-class DataSettings(Settings):
-    """Which images all trials see."""
-
-    name: Text
-    """The dataset: digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn or image_folder."""
-    root: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    """Folder with the data; relative to this file. Null: the user's cache folder."""
-    download: bool = False
-    """Whether missing data may be downloaded into `root`."""
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the training images held out to judge trials, stratified by class."""
-    image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
-    """Side in pixels to which images are resized; needed for `image_folder`."""
-    limit: Annotated[int, Field(ge=2, le=MAX_IMAGES)] | None = None
-    """Use only so many of the training images, stratified by class; null: all."""
-
-    def data_spec(self) -> DataSpec:
-        """As `objectives` takes it."""
-        return DataSpec(
-            name=self.name,
-            root=None if self.root is None else Path(self.root),
-            download=self.download,
-            validation=self.validation,
-            image_size=self.image_size,
-            limit=self.limit,
-        )
-
-
-class ModelSettings(BaseModel):
-    """Which network, with its options beside its name; those that vary belong in `space`."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="allow", strict=True, use_attribute_docstrings=True, hide_input_in_errors=True
-    )
-    __pydantic_extra__: dict[str, ScalarValue] = Field(init=False)
-
-    name: Text = "cnn"
-    """`cnn`, `resnet`, or `module:factory` of your own (see `allow_imports`)."""
-
-    @property
-    def options(self) -> dict[str, Scalar]:
-        """The options that the file gives."""
-        return dict(self.__pydantic_extra__)
-
-
-class Budget(Settings):
-    """What one study may spend; each method × replicate is one study."""
-
-    trials: Annotated[int, Field(ge=1, le=MAX_TRIALS)] = 50
-    """Trials per study."""
-    epochs: Annotated[int, Field(ge=1, le=MAX_TRIALS * MAX_EPOCHS)] | None = None
-    """Epochs per study after which no new trial begins; null: no limit."""
 
 
 def _spelled_out(value: object) -> object:
     """The long spelling of a section that may be a bare name: ``model: cnn``."""
     return {"name": value} if isinstance(value, str) else value
+
+
+def _function(value: object) -> object:
+    """The same of ``objective: module:function``."""
+    return {"function": value} if isinstance(value, str) else value
 
 
 def pruner_from(value: object) -> PrunerSettings:
@@ -173,8 +137,10 @@ class ExperimentSpec(Settings):
     """The experiment's name: under it everything is stored and found again."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """All chance comes from this number: splits, initial weights, orders, samplers."""
-    data: Annotated[DataSettings, BeforeValidator(_spelled_out)]
-    """Which images all trials see."""
+    data: Annotated[DataSettings | None, BeforeValidator(_spelled_out)] = None
+    """Which images all trials see; null: none, `objective` says what a trial is."""
+    objective: Annotated[ObjectiveSettings | None, BeforeValidator(_function)] = None
+    """A function of your own instead of data and model; null: networks are trained on `data`."""
     model: Annotated[ModelSettings, BeforeValidator(_spelled_out)] = ModelSettings()
     """Which network all trials train, with its fixed options."""
     fixed: Options = Field(default_factory=dict)
@@ -194,7 +160,7 @@ class ExperimentSpec(Settings):
     pruner: Annotated[SerializeAsAny[PrunerSettings], BeforeValidator(pruner_from)] = NoPruner()
     """When a poor trial is stopped before its last epoch."""
     metric: Text = "accuracy"
-    """What is judged, on validation images: accuracy, error, macro_f1 or log_loss."""
+    """What is judged, on validation images: accuracy, error, macro_f1 or log_loss; or by `objective`."""
     comparison: ComparisonSettings = ComparisonSettings()
     """What is claimed, declared before the run."""
     allow_imports: Annotated[tuple[Text, ...], Field(max_length=64, strict=False)] = ()
@@ -202,23 +168,57 @@ class ExperimentSpec(Settings):
 
     @field_validator("space")
     @classmethod
-    def _resolve_types(cls, space: dict[str, Dimension]) -> dict[str, Dimension]:
-        return {name: with_type(name, dimension) for name, dimension in space.items()}
+    def _resolve_types(cls, space: dict[str, Dimension], info: ValidationInfo) -> dict[str, Dimension]:
+        function = info.data.get("objective") is not None
+        return {name: with_type(name, dimension, function=function) for name, dimension in space.items()}
+
+    @model_validator(mode="after")
+    def _either_or(self) -> ExperimentSpec:
+        if (self.data is None) == (self.objective is None):
+            raise PydanticCustomError("either_or", "needs either `data` or `objective`")
+        return self
 
     # Values for the rest of the program
 
     def task(self) -> Task:
-        """What all trials share."""
+        """What all trials share that train networks. Raises `ObjectiveError` where they call a function."""
+        if self.data is None:
+            raise ObjectiveError(f"{self.experiment} trains no networks: its objective is a function")
         return Task(data=self.data.data_spec(), metric=self.metric, allow_imports=self.allow_imports)
+
+    def function_task(self) -> FunctionTask | None:
+        """What all trials of a function of the user's own share; None: networks are trained."""
+        if self.objective is None:
+            return None
+        return FunctionTask(
+            function=self.objective.function,
+            metric=self.metric,
+            direction=self.objective.direction,
+            worst=self.objective.worst,
+            allow_imports=self.allow_imports,
+        )
+
+    def direction(self) -> Literal["minimize", "maximize"]:
+        """Whether small or large values of the metric are good. Imports torch for metrics of networks."""
+        if self.objective is not None:
+            return self.objective.direction
+        from objectives.metrics import METRICS
+
+        return METRICS[self.metric].direction
 
     def constants(self) -> dict[str, Scalar]:
         """The part of a config that all trials share, as `TrialConfig.from_values` names it."""
+        if self.objective is not None:
+            return {"epochs": self.max_epochs(), **self.fixed}
         options = {f"model.{option}": value for option, value in self.model.options.items()}
         return {"model": self.model.name, **options, **self.fixed}
 
     def config(self, values: Mapping[str, Scalar]) -> TrialConfig:
         """The config of a trial with these values of the dimensions."""
-        return TrialConfig.from_values({**self.constants(), **values})
+        if self.objective is None:
+            return TrialConfig.from_values({**self.constants(), **values})
+        given = {**self.constants(), **values}
+        return TrialConfig(epochs=int(given.pop("epochs")), values=given)
 
     def search_space(self) -> SearchSpace:
         """The dimensions with their order and conditions."""
@@ -226,7 +226,20 @@ class ExperimentSpec(Settings):
 
     def max_epochs(self) -> int:
         """The most epochs that a trial can have, without pruning."""
-        return max_epochs(self.fixed, self.space)
+        return max_epochs(self.fixed, self.space, default_epochs(function=self.objective is not None))
+
+    def grid_axes(self, replicate: int) -> dict[str, Axis]:
+        """What the grid takes of every dimension in a replicate. `KeyError` without a grid."""
+        return grid_axes(self.search_space(), self._grid(), self.budget.trials, self.seed, replicate)
+
+    def grid_points(self, replicate: int) -> list[dict[str, Scalar]]:
+        """The grid's points in a replicate, in the order in which they are tried. `KeyError` without one."""
+        return grid_points(self.search_space(), self._grid(), self.budget.trials, self.seed, replicate)
+
+    def _grid(self) -> GridSettings:
+        settings = self.methods["grid"]
+        assert isinstance(settings, GridSettings)
+        return settings
 
     def study_name(self, method: str, replicate: int) -> str:
         """The name of a study in Optuna's tables."""
@@ -251,34 +264,28 @@ class ExperimentSpec(Settings):
         That is what decides which configs are tried and what a trial's value is. These may change,
         because finished trials stay what they were: `replicates`, `budget`, `in_flight`, how often
         winners are retrained, where the data lie, what may be imported, and which methods there
-        are. What is claimed may not change, for it was declared before the run. The settings of a method may
-        not change either, but a method may be added: see `conflicts`.
+        are. What is claimed may not change, for it was declared before the run. The settings of a
+        method may not change either, nor the budget of a grid whose levels are made from it, but a
+        method may be added: see `conflicts`.
         """
-        plain = self.to_json()
-        data = {key: value for key, value in plain["data"].items() if key not in {"root", "download"}}
-        kept = ("seed", "model", "fixed", "space", "pruner", "metric")
-        declared = {key: value for key, value in plain["comparison"].items() if key != "retrain"}
-        return {"data": data, **{key: plain[key] for key in kept}, "comparison": declared}
+        return identity_of(self)
 
     def space_hash(self) -> str:
         """SHA-256 of `identity` in canonical JSON: 64 hexadecimal digits."""
-        text = json.dumps(_canonical(self.identity()), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(canonical(self.identity()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def conflicts(self, stored: ExperimentSpec) -> list[Problem]:
         """What of `stored` this spec changes though it may not; empty if both are one experiment."""
-        before, now = stored.identity(), self.identity()
-        for plain, spec, other in ((before, stored, self), (now, self, stored)):
-            plain["methods"] = {
-                name: settings.model_dump(mode="json", exclude={"in_flight"})
-                for name, settings in spec.methods.items()
-                if name in other.methods
-            }
-        remedy = "put it back, or give the experiment another name"
-        return [
-            Problem(place, f"was {shown(old)} when the experiment was made, now it is {shown(new)}", remedy)
-            for place, old, new in _differences(_canonical(before), _canonical(now), "")
-        ]
+        return conflicts_of(self, stored)
+
+    def shrinks(self, stored: ExperimentSpec) -> list[Problem]:
+        """What this spec would take away from `stored`, which is allowed but seldom meant; empty if nothing.
+
+        Fewer replicates, trials, epochs or retraining seeds, or a method less: what is there of
+        them stays in the database, but an experiment that is stored like that no longer shows it.
+        """
+        return shrinks_of(self, stored)
 
     # Storage
 
@@ -292,9 +299,14 @@ class ExperimentSpec(Settings):
         return cls.model_validate(stored)
 
 
-def max_epochs(fixed: Mapping[str, Scalar], space: Mapping[str, Dimension]) -> int:
+def default_epochs(*, function: bool) -> int:
+    """The epochs of a trial where a file says nothing: a function of the user's own has one value."""
+    return 1 if function else TrialConfig().epochs
+
+
+def max_epochs(fixed: Mapping[str, Scalar], space: Mapping[str, Dimension], default: int) -> int:
     """The most epochs that a trial can have: the upper end of the dimension, or the fixed number."""
-    default = int(cast("int", fixed.get("epochs", TrialConfig().epochs)))
+    default = int(cast("int", fixed.get("epochs", default)))
     dimension = space.get("epochs")
     if dimension is None:
         return default
@@ -303,15 +315,16 @@ def max_epochs(fixed: Mapping[str, Scalar], space: Mapping[str, Dimension]) -> i
     return max(most, default) if dimension.when else most
 
 
-def with_type(name: str, dimension: Dimension) -> Dimension:
+def with_type(name: str, dimension: Dimension, *, function: bool = False) -> Dimension:
     """The dimension with `type` written out, so that a stored spec needs no registry to be read.
 
     A range is of integers if its name takes integers (`batch_size`, `epochs`, `model.width` …), or
-    if the name is unknown and low, high and step are written without a decimal point.
+    if the name is unknown and low, high and step are written without a decimal point. To a `function`
+    of the user's own all names but `epochs` are unknown.
     """
     if isinstance(dimension, Choices) or dimension.type is not None:
         return dimension
-    kind = _kind(name)
+    kind = None if function and name != "epochs" else _kind(name)
     integer = dimension.integer if kind is None else kind == "int"
     return dimension.model_copy(update={"type": "int" if integer else "float"})
 
@@ -336,31 +349,6 @@ def _kind(name: str) -> Literal["int", "float"] | None:
     if "float" in kinds:
         return "float"
     return "int" if "int" in kinds else None
-
-
-def _canonical(value: Any) -> Any:
-    """Numbers written as 1 and as 1.0 are one number; keys have no order."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, dict):
-        return {key: _canonical(value[key]) for key in sorted(value)}
-    if isinstance(value, list | tuple):
-        return [_canonical(item) for item in value]
-    return value
-
-
-def _differences(old: Any, new: Any, place: str) -> list[tuple[str, object, object]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            difference
-            for key in sorted(old.keys() | new.keys())
-            for difference in _differences(old.get(key), new.get(key), f"{place}.{key}" if place else key)
-        ]
-    return [] if json.dumps(old) == json.dumps(new) else [(place, _flat(old), _flat(new))]
-
-
-def _flat(value: object) -> object:
-    return json.dumps(value) if isinstance(value, list) else value
 
 
 def load_spec(path: str | Path) -> ExperimentSpec:

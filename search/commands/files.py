@@ -17,7 +17,8 @@ from search.failures import CommandError, ExitCode, Failure
 from search.formats import format_count, format_number, format_seconds, format_value
 
 if TYPE_CHECKING:
-    from search.plan import Plan
+    from search.plan import MethodPlan, Plan
+    from search.plan_comparison import ComparisonPlan
 
 
 NEW_FILE = Path("experiment.yaml")
@@ -74,14 +75,9 @@ def plan(
 
 def _show_plan(plan: Plan) -> None:
     output.show(Text(plan.experiment, style="bold"))
-    trained, validated = format_count(plan.train_images), format_count(plan.validation_images)
     grid = "none" if plan.grid_points is None else f"{format_count(plan.grid_points)} points"
     rows = [
-        (
-            "data",
-            f"{plan.dataset}: {trained} images to train, {validated} to validate, the test set sealed",
-        ),
-        ("metric", f"{plan.metric} on the validation images"),
+        *_objective(plan),
         ("pruner", plan.pruner),
         ("studies", f"{plan.studies} ({len(plan.methods)} methods × {plan.replicates} replicates)"),
         ("grid", grid),
@@ -95,16 +91,56 @@ def _show_plan(plan: Plan) -> None:
         rows.append(("speed", f"{' to '.join(span)} images/s per worker"))
     output.show(output.facts(rows), "")
     methods = [
-        (method.name, method.trials, method.epochs, _settings(method.settings)) for method in plan.methods
+        (method.name, method.trials, method.epochs, _in_flight(method), _settings(method.settings))
+        for method in plan.methods
     ]
-    columns = ("method", "trials per study", "epochs per study", "settings")
-    output.show(output.table(columns, methods, numbers=columns[1:3]))
+    columns = ("method", "trials per study", "epochs per study", "at once", "settings")
+    output.show(output.table(columns, methods, numbers=columns[1:4]))
+    if plan.grid:
+        levels = [
+            (axis.name, len(axis.points), axis.kind, ", ".join(map(format_value, axis.points)))
+            for axis in plan.grid
+        ]
+        output.show("", Text("grid of the first replicate", style="bold"))
+        output.show(output.table(("dimension", "levels", "from", "values"), levels, numbers=("levels",)))
+    if plan.comparison is not None:
+        output.show("", Text("comparison, declared before the run", style="bold"))
+        output.show(output.facts(_declared(plan.comparison)))
     for note in plan.notes:
         output.message(f"note: {note}")
 
 
+def _objective(plan: Plan) -> list[tuple[str, str]]:
+    if plan.train_images is None or plan.validation_images is None:
+        return [("objective", str(plan.objective)), ("metric", plan.metric)]
+    trained, validated = format_count(plan.train_images), format_count(plan.validation_images)
+    images = f"{plan.dataset}: {trained} images to train, {validated} to validate, the test set sealed"
+    return [("data", images), ("metric", f"{plan.metric} on the validation images")]
+
+
+def _declared(comparison: ComparisonPlan) -> list[tuple[str, str]]:
+    pairs = ", ".join(f"{better} and {than}" for better, than in comparison.pairs)
+    seeds = f"{format_count(comparison.retrainings)} trainings of winners with fresh seeds"
+    return [
+        ("pairs", pairs),
+        ("axis", f"{comparison.axis} first"),
+        ("alpha", f"{comparison.alpha:g} over all pairs together, Holm's correction"),
+        ("difference", f"{comparison.smallest_difference:g} or more matters"),
+        ("detects", comparison.detects),
+        ("needed", f"{comparison.replicates_needed} replicates for P(A > B) = {comparison.meaningful:g}"),
+        ("retraining", f"{seeds}, at most {format_count(comparison.retraining_epochs)} epochs on top"),
+    ]
+
+
 def _settings(settings: Mapping[str, object]) -> str:
-    return ", ".join(f"{key}={format_value(value)}" for key, value in settings.items() if value is not None)
+    shown = {key: value for key, value in settings.items() if value is not None and key != "in_flight"}
+    return ", ".join(f"{key}={format_value(value)}" for key, value in shown.items())
+
+
+def _in_flight(method: MethodPlan) -> str:
+    """How many trials of one of its studies run at once."""
+    most = method.settings["in_flight"]
+    return "any" if most is None else str(most)
 
 
 def _time(plan: Plan) -> str:

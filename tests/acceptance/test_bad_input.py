@@ -19,12 +19,18 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x]\n" + "\n".join(
 
 STRAY = "space:\n  optimizer.momentum: {low: 0.1, high: 0.9, grid: [0.5], when: {optimiser: [momentum]}}"
 
+OPTIMIZER = "  optimizer: {values: [momentum, adam], grid: [momentum, adam]}"
+
 CHANGED = {
     "unknown key": ("seed: 3", "sed: 3", ["sed", "`seed`"]),
     "wrong type": ("seed: 3", "seed: lots", ["seed", "lots"]),
     "low above high": ("low: 1e-3", "low: 0.9", ["learning_rate", "above"]),
     "log from zero": ("low: 1e-3", "low: 0", ["learning_rate", "log"]),
-    "grid without points": (", grid: [1e-2, 1e-1]", "", ["learning_rate", "grid"]),
+    "grid without points": (
+        f", grid: [1e-2, 1e-1]}}\n{OPTIMIZER}\nmethods: {{grid: {{}}",
+        f"}}\n{OPTIMIZER}\nmethods: {{grid: {{levels: given}}",
+        ["learning_rate", "grid"],
+    ),
     "grid larger than budget": ("trials: 4", "trials: 3", ["grid", "3"]),
     "unknown loss": ("epochs: 3", "epochs: 3, loss: hinj", ["hinj", "hinge"]),
     "unknown optimizer": ("adam]}", "adams]}", ["adams", "adam"]),
@@ -35,6 +41,17 @@ CHANGED = {
     "long name": ("experiment: tiny", f"experiment: {'x' * 600}", ["experiment", "600"]),
     "path as name": ("experiment: tiny", "experiment: ../../etc", ["experiment", "../../etc"]),
     "missing data": ("name: digits, limit: 300", "name: mnist, root: nowhere", ["data", "nowhere"]),
+    "pair of no methods": (
+        "replicates: 2",
+        "replicates: 2\ncomparison: {pairs: [[tpe, gird]], alfa: 0.1}",
+        ["comparison.alfa", "`alpha`"],
+    ),
+    "neither data nor objective": ("data: {name: digits, limit: 300}\n", "", ["data", "objective"]),
+    "function that may not be imported": (
+        "data: {name: digits, limit: 300}\nmodel: {name: cnn, depth: 1, width: 4, dense: 8}",
+        "objective: {function: 'os:getcwd', direction: minimize, worst: 1}\nmetric: loss",
+        ["objective.function", "allow_imports: [os]"],
+    ),
     "duplicate key": ("seed: 3", "seed: 3\nseed: 4", ["seed"]),
 }
 """What is wrong → what of a good file is replaced by what, and words that must be said."""

@@ -76,6 +76,9 @@ def test_the_dataset_is_checked_though_its_section_is_broken() -> None:
     ("changes", "place"),
     [
         ({"fixed": {"epochs": 0}}, "fixed.epochs"),
+        ({"fixed": {"learning_rate": 1e308}}, "fixed.learning_rate"),
+        ({"space": {"learning_rate": {"low": 1e-3, "high": 1e308, "log": True}}}, "space.learning_rate.high"),
+        ({"space": {"learning_rate": [0.1, 1e308]}}, "space.learning_rate[1]"),
         ({"fixed": {"epochs": "5"}}, "fixed.epochs"),
         ({"fixed": {"class_weights": "even"}}, "fixed.class_weights"),
         ({"fixed": {"lambda": -1}}, "fixed.lambda"),
@@ -210,20 +213,22 @@ def test_nothing_is_said_of_references_while_allow_imports_is_broken(module: str
 # Grids
 
 
-def test_a_grid_needs_points_and_some_are_proposed() -> None:
+def test_a_grid_of_given_levels_needs_points_and_some_are_proposed() -> None:
+    given = {"grid": {"levels": "given"}}
     space = {
         "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
         "epochs": {"low": 5, "high": 20, "step": 5},
     }
-    found = refused(space=space, methods={"grid": {}})
+    found = refused(space=space, methods=given)
     assert [line.split(" → ")[1] for line in found] == [
-        "add `grid: [0.000316, 0.00316, 0.0316]`",
-        "add `grid: [5, 10, 15, 20]`",
+        "add `grid: [0.000316, 0.00316, 0.0316]`, or let `levels` be `offset`",
+        "add `grid: [5, 10, 15, 20]`, or let `levels` be `offset`",
     ]
     assert read(space=space)
+    assert read(space=space, methods={"grid": {}})
     assert read(
         space={**{name: {**written, "grid": [written["high"]]} for name, written in space.items()}},
-        methods={"grid": {}},
+        methods=given,
     ).search_space().grid_points() == [{"epochs": 20, "learning_rate": 0.1}]
 
 
@@ -239,11 +244,19 @@ def test_a_grid_may_not_be_larger_than_the_budget() -> None:
     assert read(space=space, budget={"trials": 5})
 
 
+def test_points_of_the_file_alone_may_be_too_many() -> None:
+    space = {"loss": ["mse", "mae"], "lambda": {"low": 0, "high": 1}}
+    space |= {"learning_rate": {"low": 0.1, "high": 1, "grid": [0.1, 0.2, 0.3]}}
+    assert read(space=space, methods={"grid": {}}, budget={"trials": 3})
+    line = only(space=space, methods={"grid": {}}, budget={"trials": 2})
+    assert "the grid has 3 points, but the budget is 2 trials" in line
+
+
 def test_a_grid_beyond_counting_is_refused_quickly() -> None:
     space = {f"model.{name}": list(range(8, 500)) for name in ("width", "dense")}
     space |= {name: [n / 1000 for n in range(1, 900)] for name in ("learning_rate", "lambda", "augment.flip")}
     line = only(space={**space}, methods={"grid": {}})
-    assert f"the grid has {492**2 * 899**3:,} points" in line
+    assert "the grid has more than 100,000 points" in line
 
 
 # Data, epochs, pruners
@@ -318,3 +331,63 @@ def test_the_longest_trial_counts_for_the_pruner() -> None:
     pruner = {"name": "asha", "min_epochs": 5}
     assert read(pruner=pruner, space={"epochs": {"low": 2, "high": 6}})
     assert "a trial has 5" in only(pruner=pruner, space={"epochs": [2, 5]})
+
+
+# Comparison
+
+
+METHODS = {"random": {}, "tpe": {}, "grid": {}}
+
+
+@pytest.mark.parametrize(
+    ("comparison", "line"),
+    [
+        ({"pairs": [["tpe", "randm"]]}, "comparison.pairs[0][1]: there is no 'randm' in `methods` → did you"),
+        ({"pairs": [["gp", "tpe"]]}, "comparison.pairs[0][0]: there is no 'gp' in `methods` → one of: grid"),
+        ({"pairs": [["tpe", "tpe"]]}, "comparison.pairs[0]: 'tpe' is compared with itself"),
+        ({"pairs": [["tpe", "random"], ["random", "tpe"]]}, "comparison.pairs[1]: is pair 1 again"),
+        ({"pairs": []}, "comparison.pairs: is empty"),
+        ({"pairs": [["tpe"]]}, "comparison.pairs[0][1]: is missing"),
+        ({"pairs": ["tpe"]}, "comparison.pairs[0]: must be a list"),
+        ({"alfa": 0.1}, "comparison.alfa: unknown key 'alfa' → did you mean `alpha`?"),
+        ({"alpha": 0.5}, "comparison.alpha: 0.5 is out of range → below 0.5"),
+        ({"axis": "epoch"}, "comparison.axis: must be 'trials', 'epochs' or 'seconds'"),
+        ({"smallest_difference": 1}, "comparison.smallest_difference: no two values of accuracy differ by 1"),
+        ({"smallest_difference": 0}, "comparison.smallest_difference: 0 is out of range → above 0"),
+        ({"meaningful": 0.5}, "comparison.meaningful: 0.5 is out of range"),
+        ({"retrain": {"seed": 3}}, "comparison.retrain.seed: unknown key 'seed' → did you mean `seeds`?"),
+        ({"retrain": {"seeds": -1}}, "comparison.retrain.seeds: -1 is out of range"),
+        ({"retrain": 3}, "comparison.retrain: must be a mapping, not 3"),
+        ("all", "comparison: must be a mapping"),
+    ],
+)
+def test_what_a_comparison_may_not_say(comparison: object, line: str) -> None:
+    assert only(methods=METHODS, space={"loss": ["mse"]}, comparison=comparison).startswith(line)
+
+
+def test_all_problems_of_a_comparison_are_listed_at_once() -> None:
+    wrong = {
+        "pairs": [["tpe", "x"], ["y", "random"]],
+        "smallest_difference": 7,
+        "retrain": {"seed": 1},
+        "power": 2,
+        "axes": "epochs",
+    }
+    assert {line.split(": ")[0] for line in refused(methods=METHODS, comparison=wrong)} == {
+        "comparison.pairs[0][1]",
+        "comparison.pairs[1][0]",
+        "comparison.smallest_difference",
+        "comparison.retrain.seed",
+        "comparison.power",
+        "comparison.axes",
+    }
+
+
+def test_a_method_that_is_broken_may_be_named_in_a_pair() -> None:
+    line = only(methods={"random": {}, "tpe": {"group": 3}}, comparison={"pairs": [["tpe", "random"]]})
+    assert line.startswith("methods.tpe.group")
+
+
+def test_the_range_of_the_metric_bounds_the_smallest_difference() -> None:
+    assert read(metric="log_loss", comparison={"smallest_difference": 2}).comparison.smallest_difference == 2
+    assert "log_loss" in only(metric="log_loss", comparison={"smallest_difference": 40})

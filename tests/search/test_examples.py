@@ -9,8 +9,16 @@ import pytest
 import yaml
 
 from search.plan import make_plan
-from search.settings import METHODS, PRUNER_SETTINGS, AshaSettings, MethodSettings, PrunerSettings
-from search.spec import Budget, DataSettings, ExperimentSpec, load_spec, schema
+from search.sections import Budget, DataSettings, ObjectiveSettings
+from search.settings import (
+    METHODS,
+    PRUNER_SETTINGS,
+    AshaSettings,
+    ComparisonSettings,
+    MethodSettings,
+    PrunerSettings,
+)
+from search.spec import ExperimentSpec, load_spec, schema
 from search.template import template
 from search.yaml_file import parse
 
@@ -22,14 +30,15 @@ def test_the_template_is_valid_as_it_stands(tmp_path: Path) -> None:
     file.write_text(template(), encoding="utf-8")
     spec = load_spec(file)
     assert spec.data.name == "digits"
-    assert make_plan(spec).grid_points == 24
+    assert make_plan(spec).grid_points == 64  # 4 rates · 2 λ · 2 losses · 2 optimizers · 2 batch sizes
 
 
 def test_the_template_explains_every_key() -> None:
     text = template()
-    for key in {**ExperimentSpec.model_fields, **DataSettings.model_fields, **Budget.model_fields}:
+    models = (ExperimentSpec, DataSettings, Budget, ComparisonSettings)
+    for key in dict.fromkeys(key for model in models for key in model.model_fields):
         assert f"\n{key}:" in text or f"\n  {key}:" in text or f"\n# {key}:" in text, key
-    for word in ("low", "high", "log", "step", "type", "grid", "when"):
+    for word in (*ObjectiveSettings.model_fields, "low", "high", "log", "step", "type", "grid", "when"):
         assert f"#   {word}" in text, word
     for name, settings in METHODS.items():
         assert re.search(rf"^  (# )?{name}: ", text, re.MULTILINE), name
@@ -53,6 +62,7 @@ def test_defaults_in_the_template_are_the_defaults() -> None:
     defaults: dict[str, MethodSettings] = {name: model() for name, model in METHODS.items()}
     for name in ("grid", "random", "tpe"):
         assert METHODS[name].model_validate(raw["methods"][name]) == defaults[name]
+    assert ComparisonSettings.model_validate(raw["comparison"]) == ComparisonSettings()
     for name in ("qmc", "gp"):
         written = commented(text, f"{name}:")[name]
         assert written == defaults[name].model_dump()
@@ -61,7 +71,7 @@ def test_defaults_in_the_template_are_the_defaults() -> None:
         assert commented(text, f"{{name: {name},") == pruner.model_dump()
 
 
-@pytest.mark.parametrize("name", ["template.yaml", "digits.yaml", "fashion_mnist.yaml"])
+@pytest.mark.parametrize("name", ["template.yaml", "digits.yaml", "fashion_mnist.yaml", "analytic.yaml"])
 def test_the_schema_allows_the_files(name: str) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(schema())
@@ -73,6 +83,25 @@ def test_the_schema_allows_the_files(name: str) -> None:
     assert not validator.is_valid({**raw, "pruner": {"name": "asha", "eta": "3"}})
     assert not validator.is_valid({**raw, "methods": {"cmaes": {}}})
     assert not validator.is_valid({**raw, "space": {"loss": {"low": 1}}})
+    assert not validator.is_valid({**raw, "comparison": {"alfa": 0.1}})
+    assert not validator.is_valid({**raw, "comparison": {"pairs": [["tpe"]]}})
+    assert not validator.is_valid({key: raw[key] for key in raw if key not in ("data", "objective")})
+    assert not validator.is_valid({**raw, "data": "digits", "objective": {"function": "a:b"}})
+
+
+def test_the_objective_in_the_template_is_a_valid_one() -> None:
+    written = commented(template(), "objective:")["objective"]
+    assert ObjectiveSettings.model_validate(written).worst == 100.0
+
+
+def test_the_analytic_example_makes_a_grid_of_its_whole_budget() -> None:
+    spec = load_spec(EXAMPLES / "analytic.yaml")
+    plan = make_plan(spec)
+    assert (plan.objective, plan.dataset) == ("search.examples.analytic:branin", None)
+    assert (plan.grid_points, plan.trials, plan.epochs) == (25, 750, 3000)
+    assert [len(axis.points) for axis in plan.grid] == [5, 5]
+    assert all(len(set(map(str, spec.grid_points(index)))) == 25 for index in range(10))
+    assert spec.direction() == "minimize"
 
 
 def test_digits_is_the_demo() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ SMALL = {
 
 
 def read(**changes: object) -> ExperimentSpec:
-    return read_spec(json.dumps({**SMALL, **changes}), folder=Path("/nowhere"))
+    sections = {key: value for key, value in {**SMALL, **changes}.items() if value is not None}
+    return read_spec(json.dumps(sections), folder=Path("/nowhere"))
 
 
 def by_batch(task: Task, config: TrialConfig) -> float:
@@ -100,7 +102,8 @@ def notes(**changes: object) -> str:
 
 
 def test_notes() -> None:
-    assert few_trials(10) in notes()
+    assert few_trials(10) in notes(methods={"random": {}, "tpe": {}})
+    assert few_trials(6) in notes()  # the grid's studies are the smallest
     assert few_replicates(3) in notes()
     assert "the grid has 6 points, fewer than the 10 trials" in notes()
     assert "upper bounds: the pruner `median`" in notes(pruner="median")
@@ -108,6 +111,86 @@ def test_notes() -> None:
     assert "an ask of gp costs about 0.9 s" in notes(methods={"gp": {}})
     assert "tpe runs 8 trials of a study at once" in notes(methods={"tpe": {"in_flight": 8}})
     assert "tpe runs any number of trials" in notes(methods={"tpe": {"in_flight": None}})
+
+
+def test_what_is_declared_and_can_be_shown() -> None:
+    methods = {"grid": {}, "random": {}, "tpe": {}}
+    found = make_plan(read(methods=methods, replicates=30)).comparison
+    assert found is not None
+    assert found.pairs == (("grid", "random"), ("grid", "tpe"), ("random", "tpe"))
+    assert (found.axis, found.smallest_difference) == ("epochs", 0.005)
+    # Noether, two-sided, 0.05 over three pairs: z(1 - 0.05 / 6) = 2.394, z(0.95) = 1.645.
+    assert found.detectable == pytest.approx(0.5 + (2.394 + 1.645) / math.sqrt(6 * 30), abs=1e-3)
+    assert found.replicates_needed == 44
+    assert "30 replicates find P(A > B) = 0.80" in found.detects
+    assert (found.retrainings, found.retraining_epochs) == (3 * 30 * 10, 3 * 30 * 10 * 4)
+    declared = {"pairs": [["tpe", "random"]], "axis": "trials", "retrain": {"seeds": 3}, "power": 0.8}
+    found = make_plan(read(methods=methods, replicates=30, comparison=declared)).comparison
+    assert found is not None
+    assert (found.pairs, found.axis, found.retrainings) == ((("tpe", "random"),), "trials", 270)
+    assert found.detectable == pytest.approx(0.5 + (1.960 + 0.842) / math.sqrt(6 * 30), abs=1e-3)
+    assert make_plan(read(methods={"random": {}})).comparison is None
+
+
+def test_slips_and_weak_winners_are_noted() -> None:
+    assert "winners are retrained with 3 seeds" in notes(comparison={"retrain": {"seeds": 3}})
+    assert "winners are not retrained" in notes(comparison={"retrain": {"seeds": 0}})
+    assert "0.5 is 50% of what accuracy spans" in notes(comparison={"smallest_difference": 0.5})
+    assert "spans" not in notes(comparison={"smallest_difference": 0.01})
+
+
+def test_the_grid_that_is_made_is_shown() -> None:
+    space = {"learning_rate": {"low": 1e-3, "high": 0.1, "log": True}, "batch_size": [32, 64]}
+    plan = make_plan(read(space=space, methods={"grid": {"levels": "centred"}, "random": {}}))
+    assert plan.grid_points == 10
+    assert {axis.name: (axis.kind, len(axis.points)) for axis in plan.grid} == {
+        "learning_rate": ("levels", 5),
+        "batch_size": ("complete", 2),
+    }
+    assert {axis.name: axis.points for axis in plan.grid}["learning_rate"][2] == 0.01
+
+
+def test_a_grid_whose_replicates_differ_is_counted_as_the_largest() -> None:
+    """Which of nine choices a replicate takes decides which conditional dimensions it has."""
+    spec = read(
+        objective={"function": "search.examples.analytic:branin", "direction": "minimize", "worst": 1},
+        metric="value",
+        allow_imports=["search.examples.analytic"],
+        fixed={},
+        space={
+            "kind": list("abcdefghi"),
+            "other": list("xyz"),
+            "learning_rate": {"low": 0.1, "high": 1.0},
+            "depth": {"low": 1, "high": 9, "when": {"kind": ["a"]}},
+            "width": {"low": 8, "high": 64, "when": {"kind": ["b"]}},
+        },
+        methods={"grid": {}, "random": {}},
+        budget={"trials": 28},
+        replicates=20,
+        data=None,
+    )
+    sizes = [len(spec.grid_points(replicate)) for replicate in range(20)]
+    assert len(set(sizes)) > 1
+    plan = make_plan(spec)
+    assert plan.grid_points == max(sizes) <= 28
+    assert plan.trials == 20 * (max(sizes) + 28)
+
+
+def test_a_function_has_no_images_and_no_known_time() -> None:
+    written = {
+        "experiment": "f",
+        "objective": {"function": "search.examples.analytic:branin", "direction": "minimize", "worst": 400},
+        "metric": "value",
+        "allow_imports": ["search.examples.analytic"],
+        "space": {"x1": {"low": -5.0, "high": 10.0}, "x2": {"low": 0.0, "high": 15.0}},
+        "budget": {"trials": 10},
+    }
+    plan = make_plan(read_spec(json.dumps(written), folder=Path("/nowhere")), measure=by_batch)
+    assert (plan.dataset, plan.train_images, plan.seconds) == (None, None, None)
+    assert (plan.trials, plan.epochs) == (600, 600)
+    said = "\n".join(plan.notes)
+    assert "the time is not known" in said
+    assert "say what matters for value" in said
 
 
 def test_a_sound_comparison_has_no_notes() -> None:

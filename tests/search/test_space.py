@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from search.dimensions import Choices, Range, dimension_from, same
-from search.space import SearchSpace, condition_findings
+from search.space import MAX_COUNTED, SearchSpace, condition_findings
 
 
 def space(**dimensions: object) -> SearchSpace:
@@ -183,7 +183,7 @@ def test_grid_points_leave_out_what_is_not_active() -> None:
         {"beta": 0.9, "optimizer": "adam"},
     ]
     assert len(points) == 10
-    assert space(**CONDITIONAL).grid_size() == (10, True)
+    assert size(space(**CONDITIONAL)) == 10
 
 
 def test_a_grid_needs_points_of_every_range() -> None:
@@ -193,18 +193,29 @@ def test_a_grid_needs_points_of_every_range() -> None:
         searched.grid_points()
 
 
+def size(searched: SearchSpace, limit: int = MAX_COUNTED) -> int:
+    return searched.count({name: each.points() for name, each in searched.dimensions.items()}, limit)
+
+
 def test_grids_too_large_to_make_are_counted_all_the_same() -> None:
     start = time.process_time()
     free = space(**{f"d{n}": list(range(100)) for n in range(30)})
-    assert free.grid_size() == (100**30, True)
+    assert size(free) == 100**30
     chained = {f"d{n}": {"values": list(range(50)), "when": {f"d{n - 1}": [1]}} for n in range(1, 6)}
-    small = space(d0=list(range(50)), **chained)
-    assert small.grid_size() == (49 * 6 + 1, True)
+    assert size(space(d0=list(range(50)), **chained)) == 49 * 6 + 1
     wide = {f"c{n}": {"values": list(range(50)), "when": {"p": [1]}} for n in range(10)}
-    size, exact = space(p=[1, 2], **wide).grid_size()
-    assert size >= 100_000
-    assert not exact
+    assert size(space(p=[1, 2], **wide), 50**11) == 50**10 + 1
+    assert size(space(p=[1, 2], **wide)) > MAX_COUNTED
+    parents = {f"p{n}": list(range(50)) for n in range(10)}
+    children = {f"c{n}": {"values": [1, 2], "when": {f"p{n}": [1]}} for n in range(10)}
+    assert size(space(**parents, **children), 1000) > 1000
     assert time.process_time() - start < 5
+
+
+def test_numbers_of_points_are_enough_for_what_governs_nothing() -> None:
+    searched = space(a=[1, 2, 3], b={"values": [7, 8], "when": {"a": [1, 3]}}, c=[1, 2])
+    assert searched.count({"a": [1, 3], "b": 2, "c": 2}) == 2 * 2 * 2
+    assert searched.count({"a": [1, 2], "b": 2, "c": 2}) == (2 + 1) * 2
 
 
 @pytest.mark.parametrize(
@@ -333,7 +344,7 @@ def test_grid_points_are_possible_and_distinct_and_counted(written: dict[str, ob
     assert points
     assert all(searched.contains(point) for point in points)
     assert len({json.dumps(point, sort_keys=True) for point in points}) == len(points)
-    assert searched.grid_size() == (len(points), True)
+    assert size(searched) == len(points)
     assert space(**shuffled(written, seed)).grid_points() == points
 
 

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objectives.base import Choice, DataSpec, TrialConfig
+from objectives.base import Choice, DataSpec, ObjectiveError, TrialConfig
 from search.settings import (
     METHODS,
     PRUNER_SETTINGS,
@@ -170,7 +170,7 @@ space:
   loss: hinge
   model.width: {low: 8, high: 32, when: {model.dpth: [1]}}
 methods:
-  grid: {}
+  grid: {levels: given}
   tpe: {n_startup_trial: 3}
   cma-es: {}
   gpp: {}
@@ -201,7 +201,7 @@ metric: acuracy
         "space.learning_rate.low (line 9): low 1 is above high 0.1",
         "space.lambda.low (line 10): log needs low above 0",
         "space.model.width.when.model.dpth (line 14): there is no dimension 'model.dpth'",
-        "space.model.width (line 14): method `grid` needs points here",
+        "space.model.width (line 14): grid levels are `given`, but this range gives none",
     ]
     for start in starts:
         assert any(line.startswith(start) for line in found), (start, found)
@@ -356,6 +356,191 @@ def test_what_may_not_change_under_one_name(changes: dict[str, object], place: s
 def test_settings_of_a_method_that_both_have_may_not_change() -> None:
     changed = read(methods={"tpe": {"n_startup_trials": 3}})
     assert [problem.place for problem in changed.conflicts(read())] == ["methods.tpe.n_startup_trials"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"axis": "trials"},
+        {"pairs": [["tpe", "random"]]},
+        {"alpha": 0.01},
+        {"smallest_difference": 0.01},
+        {"meaningful": 0.8},
+        {"power": 0.9},
+    ],
+)
+def test_what_was_declared_may_not_change(changed: dict[str, object]) -> None:
+    (problem,) = read(comparison=changed).conflicts(read())
+    assert problem.place == f"comparison.{next(iter(changed))}"
+    assert read(comparison=changed).space_hash() != read().space_hash()
+    assert read(comparison=changed).conflicts(read(comparison=changed)) == []
+
+
+def test_how_often_winners_are_retrained_may_change() -> None:
+    more = read(comparison={"retrain": {"seeds": 20}})
+    assert more.conflicts(read()) == []
+    assert more.space_hash() == read().space_hash()
+
+
+def test_an_experiment_stored_before_there_were_comparisons_can_go_on() -> None:
+    """As the first release stored them: no `comparison`, no `objective`, no `levels` of a grid."""
+    now = read(methods={"grid": {}, "random": {}}, space={"loss": ["mse", "mae"]})
+    stored = json.loads(json.dumps(now.to_json()))
+    del stored["comparison"], stored["objective"], stored["methods"]["grid"]["levels"]
+    before = ExperimentSpec.from_json(stored)
+    assert before == now
+    assert now.conflicts(before) == []
+    assert before.grid_points(0) == now.grid_points(0)
+    declared = read(
+        methods={"grid": {}, "random": {}}, space={"loss": ["mse", "mae"]}, comparison={"alpha": 0.01}
+    )
+    assert [problem.place for problem in declared.conflicts(before)] == ["comparison.alpha"]
+
+
+def test_the_budget_of_a_grid_whose_levels_are_made_may_not_change() -> None:
+    def made(trials: int, **changes: object) -> ExperimentSpec:
+        return read(methods={"grid": {}, "random": {}}, budget={"trials": trials}, **changes)
+
+    (problem,) = made(30).conflicts(made(20))
+    assert problem.place == "budget.trials"
+    assert "was 20 when the levels of the grid were made, now it is 30" in problem.message
+    assert made(20, replicates=3).conflicts(made(20)) == []
+    # Points of the file don't come from the budget; neither does a grid that joins later.
+    space = {"learning_rate": {"low": 1e-3, "high": 0.1, "log": True, "grid": [0.01]}}
+    assert made(30, space=space).conflicts(made(20, space=space)) == []
+    assert made(30).conflicts(read(methods={"random": {}}, budget={"trials": 20})) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "places"),
+    [
+        ({}, []),
+        ({"replicates": 31, "budget": {"trials": 60}, "methods": {"random": {}, "tpe": {}, "gp": {}}}, []),
+        ({"replicates": 29}, ["replicates"]),
+        ({"budget": {"trials": 49}}, ["budget.trials"]),
+        ({"budget": {"epochs": 5000}}, ["budget.epochs"]),
+        ({"methods": {"tpe": {}, "gp": {}}}, ["methods.random"]),
+        ({"comparison": {"retrain": {"seeds": 9}}}, ["comparison.retrain.seeds"]),
+        ({"replicates": 3, "budget": {"trials": 10}}, ["replicates", "budget.trials"]),
+    ],
+)
+def test_what_a_smaller_file_would_take_away(changes: dict[str, object], places: list[str]) -> None:
+    assert [problem.place for problem in read(**changes).shrinks(read())] == places
+
+
+def test_a_smaller_or_a_new_limit_on_epochs_shrinks() -> None:
+    def limited(epochs: int | None) -> ExperimentSpec:
+        return read(budget={"trials": 50, "epochs": epochs})
+
+    assert [problem.message for problem in limited(100).shrinks(limited(200))] == ["was 200, now it is 100"]
+    assert "without limit" in limited(100).shrinks(limited(None))[0].message
+    assert limited(None).shrinks(limited(100)) == []
+    assert limited(200).shrinks(limited(100)) == []
+
+
+# Functions of the user's own
+
+FUNCTION = {
+    "experiment": "small",
+    "objective": {"function": "search.examples.analytic:branin", "direction": "minimize", "worst": 400},
+    "metric": "value",
+    "allow_imports": ["search.examples.analytic"],
+    "space": {"x1": {"low": -5.0, "high": 10.0}, "x2": {"low": 0.0, "high": 15.0}},
+}
+
+
+def function(**changes: object) -> ExperimentSpec:
+    sections = {key: value for key, value in {**FUNCTION, **changes}.items() if value is not None}
+    return read_spec(json.dumps(sections), folder=Path("/nowhere"))
+
+
+def test_an_objective_takes_the_place_of_data_and_model() -> None:
+    spec = function(fixed={"epochs": 3, "shift": 0.5})
+    assert spec.data is None
+    assert (spec.direction(), spec.metric, spec.max_epochs()) == ("minimize", "value", 3)
+    task = spec.function_task()
+    assert task is not None
+    assert (task.function, task.metric, task.worst) == ("search.examples.analytic:branin", "value", 400.0)
+    assert task.allow_imports == ("search.examples.analytic",)
+    config = spec.config({"x1": 1.0, "x2": 2.0})
+    assert (config.epochs, config.values) == (3, {"shift": 0.5, "x1": 1.0, "x2": 2.0})
+    with pytest.raises(ObjectiveError, match="trains no networks"):
+        spec.task()
+    assert read().function_task() is None
+    assert read().direction() == "maximize"
+    assert read(metric="log_loss").direction() == "minimize"
+
+
+def test_a_function_has_one_epoch_unless_the_file_says_otherwise() -> None:
+    assert function().max_epochs() == 1
+    assert function().config({"x1": 1.0, "x2": 2.0}).epochs == 1
+    searched = function(space={**FUNCTION["space"], "epochs": {"low": 2, "high": 9}})
+    assert searched.max_epochs() == 9
+    assert searched.config({"x1": 1.0, "x2": 2.0, "epochs": 4}).epochs == 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": {**FUNCTION["objective"], "worst": 300}},
+        {"objective": {**FUNCTION["objective"], "direction": "maximize"}},
+        {"objective": {**FUNCTION["objective"], "function": "search.examples.analytic:hartmann6"}},
+        {"metric": "loss"},
+    ],
+)
+def test_an_objective_may_not_change_under_one_name(changes: dict[str, object]) -> None:
+    assert function(**changes).conflicts(function())
+    assert function().conflicts(function()) == []
+
+
+def test_an_objective_is_stored_and_comes_back() -> None:
+    spec = function()
+    assert ExperimentSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"data": "digits"}, "data (line 1): has no meaning beside `objective`"),
+        ({"model": "cnn"}, "model (line 1): has no meaning beside `objective`"),
+        ({"metric": None}, "metric: is missing: only you know what the function returns"),
+        ({"objective": None, "metric": None, "space": {"loss": ["mse"]}}, "data: is missing"),
+        (
+            {"allow_imports": None},
+            "objective.function (line 1): 'search.examples.analytic:branin' may not be",
+        ),
+        ({"objective": "search.examples.analytic:branin"}, "objective.direction (line 1): is missing"),
+        ({"objective": {**FUNCTION["objective"], "wurst": 1}}, "objective.wurst (line 1): unknown key"),
+        (
+            {"objective": {**FUNCTION["objective"], "function": "search.examples.analytic:brannin"}},
+            "objective.function (line 1): module 'search.examples.analytic' has no function 'brannin'",
+        ),
+        (
+            {"objective": {**FUNCTION["objective"], "function": "branin"}},
+            "objective.function (line 1): 'branin' does not have the form module:function",
+        ),
+        (
+            {"objective": {**FUNCTION["objective"], "function": "search.examples.analytic:branin_value"}},
+            "objective.function (line 1): search.examples.analytic:branin_value can't be called as function(",
+        ),
+        ({"fixed": {"epochs": 1.5}}, "fixed.epochs (line 1): 1.5 is no number of epochs"),
+        ({"fixed": {"x1": 1}}, "fixed.x1 (line 1): is in `space` as well"),
+        (
+            {"objective": {**FUNCTION["objective"], "worst": "much"}},
+            "objective.worst (line 1): must be a num",
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_objective(changes: dict[str, object], line: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        function(**changes)
+    found = [str(problem) for problem in caught.value.problems]
+    assert any(each.startswith(line) for each in found), found
+
+
+def test_names_of_a_functions_dimensions_are_free() -> None:
+    free = {"loss": [1, 2], "anything": {"low": 1, "high": 4}, "model.width": {"low": 0.5, "high": 1.0}}
+    assert function(space=free, fixed={"batch_size": "huge"}).space["loss"].values == (1, 2)
 
 
 def test_numbers_and_order_as_written_do_not_change_the_hash() -> None:

@@ -1,0 +1,1 @@
+"""Experiment files that ship, and the functions that one of them calls."""
