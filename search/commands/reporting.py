@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -14,11 +16,12 @@ from search import output
 from search.commands.options import AsJson, DatabaseUrl, DeviceOption, Experiment, flag, opened
 from search.commands.reading import best_trials
 from search.failures import not_found
-from search.formats import NOTHING, format_count, format_number, format_seconds, format_spread
+from search.formats import format_number
 
 if TYPE_CHECKING:
+    from search.compare.analysis import Analysis
     from search.compare.base import Comparison
-    from search.compare.summary import Spread, Summary
+    from search.compare.tables import Table as Values
 
 REPORTS = Path("reports")
 """Under the current folder; `shoal run` writes a folder per experiment there."""
@@ -29,55 +32,59 @@ def report_folder(experiment: str) -> Path:
     return REPORTS / experiment
 
 
-def comparison_tables(comparison: Comparison, summary: Summary) -> tuple[Table, str, Table]:
-    """The report's headline numbers and costs: two tables, for side by side they take 120 columns."""
-    replicates = comparison.replicates
-    return (
-        _titled(
-            _values(summary),
-            f"best validation {output.clean(comparison.metric)} of each study, "
-            f"over {replicates} replicate{'' if replicates == 1 else 's'}",
-        ),
-        "",
-        _titled(_costs(summary), "what became of the trials, and what they cost"),
+def comparison_parts(comparison: Comparison, analysis: Analysis) -> tuple[RenderableType, ...]:
+    """The verdict, and the report's tables of values, pairs and outcomes in the columns that matter most."""
+    from search.compare.report_tables import tables_of
+
+    tables = {table.key: table for table in tables_of(comparison, analysis)}
+    parts: list[RenderableType] = [Text(output.clean(analysis.conclusion.verdict), style="bold")]
+    for key, columns in SHOWN.items():
+        if key in tables:
+            parts += ["", terminal_table(tables[key], columns)]
+    return tuple(parts)
+
+
+SHOWN = {
+    "headline": {
+        "method": "method",
+        "n": "n",
+        "median": "median",
+        "quartiles": "middle half",
+        "mean": "mean",
+        "mean_interval": "95 % interval",
+    },
+    "pairs": {
+        "pair": "pair",
+        "difference": "difference",
+        "difference_interval": "95 % interval",
+        "superiority": "P",
+        "holm_p": "p (Holm)",
+        "verdict": "verdict",
+    },
+    "outcomes": {
+        "method": "method",
+        "trials": "trials",
+        "pruned": "pruned",
+        "diverged": "diverged",
+        "failed": "failed",
+        "epochs": "epochs",
+        "train_seconds": "training",
+        "sampler_seconds": "sampler",
+    },
+}
+"""Table → the columns for a terminal with their short titles: as many as 80 characters hold."""
+
+
+def terminal_table(table: Values, titles: Mapping[str, str]) -> Table:
+    """Some columns of one of the report's tables, by key, under shorter titles."""
+    columns = {column.key: (place, column) for place, column in enumerate(table.columns)}
+    shown = output.table(
+        list(titles.values()),
+        [[row[columns[key][0]].text for key in titles] for row in table.rows],
+        numbers=[title for key, title in titles.items() if columns[key][1].align == "right"],
     )
-
-
-def _titled(table: Table, title: str) -> Table:
-    table.title, table.title_justify, table.title_style = title, "left", "italic"
-    return table
-
-
-def _values(summary: Summary) -> Table:
-    common = summary.common_epochs
-    numbers = ["median", "mean ± sd", "range", *([] if common is None else [f"at {common} epochs"])]
-    rows: list[list[object]] = []
-    for m in summary.methods:
-        shared = [format_number(m.at_common_epochs.median if m.at_common_epochs else None)]
-        rows.append(
-            [
-                m.method,
-                Text(format_number(m.best.median if m.best else None), style="bold"),
-                _mean(m.best),
-                f"{format_number(m.best.low)} to {format_number(m.best.high)}" if m.best else NOTHING,
-                *([] if common is None else shared),
-            ]
-        )
-    return output.table(("method", *numbers), rows, numbers=numbers)
-
-
-def _costs(summary: Summary) -> Table:
-    numbers = ("trials", "pruned", "diverged", "failed", "epochs", "device time")
-    rows = [
-        (m.method, m.counts.finished, m.counts.pruned, m.counts.diverged, m.counts.failed,
-         format_count(m.epochs), format_seconds(m.seconds))
-        for m in summary.methods
-    ]  # fmt: skip
-    return output.table(("method", *numbers), rows, numbers=numbers)
-
-
-def _mean(spread: Spread | None) -> str:
-    return NOTHING if spread is None else f"{format_number(spread.mean)} ± {format_spread(spread.sd)}"
+    shown.title, shown.title_justify, shown.title_style = output.clean(table.title), "left", "italic"
+    return shown
 
 
 def report(
@@ -92,22 +99,24 @@ def report(
 
     With --json, print the report's JSON and write files only into --out.
     """
+    from search.compare.analysis import analyse
     from search.compare.collect import collect
+    from search.compare.contents import contents_of
     from search.compare.render import render_json, write_report
-    from search.compare.summary import summarise
 
     with opened(database) as connection:
         comparison = collect(connection, experiment)
-    summary = summarise(comparison)
+    analysis = analyse(comparison)
+    contents = contents_of(comparison, analysis)
     if out is not None or not as_json:
-        files = write_report(comparison, out or report_folder(experiment))
+        files = write_report(comparison, out or report_folder(experiment), analysis, contents)
         output.message(f"wrote {files.json}, {files.markdown.name} and {files.html.name}")
     if as_json:
-        output.text(render_json(comparison, summary))
+        output.text(render_json(comparison, analysis, contents.tables))
         return
-    output.show(*comparison_tables(comparison, summary))
+    output.show(*comparison_parts(comparison, analysis))
     output.show("", f"report: {files.html.resolve()}")
-    for note in summary.notes:
+    for note in analysis.notes:
         output.message(f"note: {note.text}")
 
 

@@ -126,6 +126,11 @@ class Comparison:
         """How many different replicates the studies have."""
         return len({study.replicate for study in self.studies})
 
+    @property
+    def judged(self) -> str:
+        """What trials are judged by, in words: the metric on validation images, or a function's value."""
+        return self.metric if self.spec.get("objective") else f"validation {self.metric}"
+
     def studies_of(self, method: str) -> tuple[StudyOutcome, ...]:
         """The method's studies, one per replicate."""
         return tuple(study for study in self.studies if study.method == method)

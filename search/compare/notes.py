@@ -10,7 +10,8 @@ from search.evidence import few_replicates, few_trials
 
 if TYPE_CHECKING:
     from search.compare.base import Comparison
-    from search.compare.summary import MethodSummary, StudySummary
+    from search.compare.headline import Primary
+    from search.compare.outcomes import MethodOutcomes
 
 UNEQUAL_BUDGETS = 1.1
 """Ratio of epochs spent per study between methods above which the report points it out."""
@@ -26,32 +27,14 @@ class Note:
 
 def notes(
     comparison: Comparison,
-    methods: Sequence[MethodSummary],
-    studies: Sequence[StudySummary],
-    common: int | None,
+    primary: Primary,
+    outcomes: Sequence[MethodOutcomes],
+    replicates: Sequence[int],
+    fewest_trials: int,
 ) -> tuple[Note, ...]:
     """What a reader must know before believing the numbers, the gravest first."""
-    found: list[Note] = []
-    waiting = sum(study.counts.waiting for study in studies)
-    open_trials = waiting + sum(study.counts.running for study in studies)
-    if comparison.state == "finished" and open_trials == waiting > 0:
-        found.append(
-            Note(
-                "trials_not_begun",
-                f"Trials that were queued and never begun: {waiting}. The budget of epochs was spent before "
-                "their turn, or they were queued after the end.",
-            )
-        )
-    elif comparison.state != "finished" or open_trials:
-        done = sum(study.counts.finished for study in studies)
-        found.append(
-            Note(
-                "provisional",
-                f"The experiment is {comparison.state}: trials finished: {done}, waiting or running: "
-                f"{open_trials}. All numbers are provisional.",
-            )
-        )
-    empty = [method.method for method in methods if method.best is None]
+    found: list[Note] = [*_progress_notes(comparison, outcomes, replicates)]
+    empty = [method for method, values in primary.values.items() if not values]
     if empty:
         found.append(
             Note(
@@ -59,40 +42,85 @@ def notes(
                 f"No trial was trained to its end for: {', '.join(empty)}. No best value.",
             )
         )
-    if methods and (said := few_replicates(comparison.replicates)):
+    elif primary.missing:
+        found.append(Note("studies_without_value", f"Studies without a value: {', '.join(primary.missing)}."))
+    if outcomes and (said := few_replicates(len(replicates))):
         found.append(Note("too_few_replicates", _sentence(said)))
-    fewest = min((study.counts.finished for study in studies), default=0)
-    if studies and (said := few_trials(fewest)):
+    if comparison.studies and (said := few_trials(fewest_trials)):
         found.append(Note("demonstration", _sentence(said)))
-    found.extend(_budget_notes(methods, common))
-    failed = sum(method.counts.failed for method in methods)
+    found.extend(_budget_notes(comparison, outcomes))
+    failed = sum(method.counts.failed for method in outcomes)
     if failed:
         found.append(Note("failed_trials", f"{failed} trials failed; 'shoal trials' shows their reasons."))
-    if any(method.best for method in methods):
-        found.append(
-            Note(
-                "selection",
-                "A best validation value was selected among many trials, so it flatters every method. "
-                "'shoal score' retrains the best config once and scores it on the sealed test set.",
-            )
-        )
+    found.extend(_selection_notes(primary))
     return tuple(found)
 
 
-def _budget_notes(methods: Sequence[MethodSummary], common: int | None) -> list[Note]:
+def _progress_notes(
+    comparison: Comparison, outcomes: Sequence[MethodOutcomes], replicates: Sequence[int]
+) -> list[Note]:
+    """Whether the experiment has ended, and what it left out."""
+    waiting = sum(method.counts.waiting for method in outcomes)
+    open_trials = waiting + sum(method.counts.running for method in outcomes)
+    if comparison.state == "finished" and open_trials == waiting > 0:
+        return [
+            Note(
+                "trials_not_begun",
+                f"Trials that were queued and never begun: {waiting}. The budget of epochs was spent before "
+                "their turn, or they were queued after the end.",
+            )
+        ]
+    if comparison.state == "finished" and not open_trials:
+        return []
+    done = sum(method.counts.finished for method in outcomes)
+    whole = ""
+    if len(replicates) < comparison.replicates:
+        whole = f" Compared are the replicates that are whole: {len(replicates)} of {comparison.replicates}."
+    return [
+        Note(
+            "provisional",
+            f"The experiment is {comparison.state}: trials finished: {done}, waiting or running: "
+            f"{open_trials}. All numbers are provisional.{whole}",
+        )
+    ]
+
+
+def _selection_notes(primary: Primary) -> list[Note]:
+    """What the primary outcome hides."""
+    if primary.kind == "retrained" or not any(primary.values.values()):
+        return []
+    if primary.retrained:
+        return [
+            Note(
+                "retraining_unfinished",
+                f"Winners retrained with all their seeds: {primary.retrained} of {primary.to_retrain}. Until "
+                "all are, best validation values are compared, which flatter every method.",
+            )
+        ]
+    return [
+        Note(
+            "selection",
+            "A best validation value was selected among many trials, so it flatters every method; no winner "
+            "has been retrained.",
+        )
+    ]
+
+
+def _budget_notes(comparison: Comparison, outcomes: Sequence[MethodOutcomes]) -> list[Note]:
     """Whether the methods spent the same, on the axes of trials and epochs."""
     found = []
-    trials = {m.method: m.counts.finished / m.replicates for m in methods if m.replicates}
-    epochs = {m.method: m.epochs / m.replicates for m in methods if m.replicates}
+    studies = {m.method: len(comparison.studies_of(m.method)) for m in outcomes}
+    trials = {m.method: (m.counts.finished - m.counts.failed) / studies[m.method] for m in outcomes}
+    epochs = {m.method: m.epochs / studies[m.method] for m in outcomes}
     if trials and min(trials.values()) > 0 and max(trials.values()) > min(trials.values()):
         found.append(Note("unequal_trials", f"Finished trials per study differ: {_listed(trials)}."))
-    spread = min(epochs.values(), default=0)
-    if common is not None and spread > 0 and max(epochs.values()) > UNEQUAL_BUDGETS * spread:
+    least = min(epochs.values(), default=0)
+    if least > 0 and max(epochs.values()) > UNEQUAL_BUDGETS * least:
         found.append(
             Note(
                 "unequal_epochs",
-                f"Epochs spent per study differ: {_listed(epochs)}. "
-                f"The values at equal epochs are those after {common} epochs, which every study spent.",
+                f"Epochs spent per study differ: {_listed(epochs)}. Values at equal budgets stand in a table "
+                "of their own.",
             )
         )
     return found

@@ -24,8 +24,11 @@ def trial(
     attempts: int = 1,
     reason: str | None = None,
     params: dict[str, object] | None = None,
+    sampler_seconds: float = 0.0,
+    lasted: float | None = None,
+    shared_with: str | None = None,
 ) -> TrialOutcome:
-    """A trial that ended `ended` minutes after the start (its number, unless told)."""
+    """A trial that ended `ended` minutes after the start (its number, unless told) and `lasted` seconds."""
     finished = state in {"complete", "pruned", "failed"}
     minutes = number if ended is None else ended
     return TrialOutcome(
@@ -40,6 +43,9 @@ def trial(
         attempts=attempts,
         reason=reason,
         diverged=diverged,
+        sampler_seconds=sampler_seconds,
+        shared_with=shared_with,
+        started_at=None if lasted is None else START + timedelta(minutes=minutes, seconds=-lasted),
         ended_at=START + timedelta(minutes=minutes) if finished else None,
         curve=tuple(
             EpochPoint(epoch=e, value=value, train_loss=0.5, validation_loss=0.6, seconds=seconds / epochs)
@@ -104,6 +110,57 @@ def comparison(
         studies=tuple(studies),
         readings=tuple(readings),
     )
+
+
+def retraining(
+    of: StudyOutcome,
+    number: int,
+    test: Sequence[float],
+    validation: Sequence[float] | None = None,
+    *,
+    metric: str = "accuracy",
+) -> list[Reading]:
+    """The declared readings of a study's trial: one per value, with seeds from 1000 on."""
+    pairs = zip(test, validation or test, strict=True)
+    return [
+        Reading(
+            method=of.method,
+            replicate=of.replicate,
+            trial=number,
+            seed=1000 + place,
+            metrics={metric: on_test},
+            validation={metric: on_validation},
+            epochs=5,
+            images=360,
+            read_at=START + timedelta(minutes=50, seconds=place),
+            purpose="retraining",
+        )
+        for place, (on_test, on_validation) in enumerate(pairs)
+    ]
+
+
+def drawn(
+    methods: Sequence[str] = ("random", "tpe"),
+    replicates: int = 12,
+    trials: int = 10,
+    *,
+    seed: int = 0,
+    pruner: str = "none",
+    shift: dict[str, float] | None = None,
+    **settings: object,
+) -> Comparison:
+    """Finished studies of normal values, all trained to the end; `shift` adds to a method's values."""
+    rng = random.Random(seed)
+    studies = [
+        study(
+            method,
+            replicate,
+            [trial(n, rng.gauss(0.9, 0.02) + (shift or {}).get(method, 0.0)) for n in range(trials)],
+        )
+        for method in methods
+        for replicate in range(replicates)
+    ]
+    return comparison(studies, spec={"pruner": {"name": pruner}, "comparison": settings})
 
 
 def lifelike(

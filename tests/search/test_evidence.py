@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.compare.summary import summarise
+from search.compare.analysis import analyse
 from search.evidence import REPLICATES_FOR_A_CLAIM, TRIALS_FOR_A_COMPARISON, few_replicates, few_trials
 from tests.contracts.comparison_values import comparison, study, trial
 
@@ -27,6 +27,6 @@ def test_one_trial_is_one_trial() -> None:
 
 def test_the_report_says_it_in_these_words() -> None:
     found = comparison([study("random", r, [trial(n, 0.5) for n in range(4)]) for r in range(3)])
-    texts = {note.kind: note.text for note in summarise(found).notes}
+    texts = {note.kind: note.text for note in analyse(found).notes}
     for kind, said in (("too_few_replicates", few_replicates(3)), ("demonstration", few_trials(4))):
         assert texts[kind] == f"{said[0].upper()}{said[1:]}."

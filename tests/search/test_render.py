@@ -11,21 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from search.compare.analysis import analyse
 from search.compare.base import Comparison
-from search.compare.document import SCHEMA, document
-from search.compare.figures import best_so_far_figure
-from search.compare.render import (
-    embed_json,
-    escape_markdown,
-    flatten,
-    render_html,
-    render_json,
-    render_markdown,
-    strip,
-    write_report,
-)
-from search.compare.summary import Spread, summarise
-from tests.contracts.comparison_values import comparison, lifelike, study, trial
+from search.compare.page import embed_json, render_html
+from search.compare.render import escape_markdown, markdown_table, render_json, render_markdown, write_report
+from search.compare.tables import Cell, Column, Table
+from tests.contracts.comparison_values import comparison, drawn, lifelike, study, trial
 
 EVIL = """<script>alert(1)</script>"><img src=x onerror=alert(2)>{{ 7*7 }}`|*_\u2028</script>"""
 
@@ -70,7 +61,15 @@ class Elements(HTMLParser):
 
 
 def page_of(found: Comparison) -> Elements:
-    return Elements(render_html(found, summarise(found)))
+    return Elements(html_of(found))
+
+
+def html_of(found: Comparison) -> str:
+    return render_html(found, analyse(found, resamples=100))
+
+
+def markdown_of(found: Comparison) -> str:
+    return render_markdown(found, analyse(found, resamples=100))
 
 
 def test_page_has_no_element_that_a_user_wrote() -> None:
@@ -100,11 +99,8 @@ def test_page_needs_no_network() -> None:
     for tag, attributes in page.tags:
         for name in ("src", "href", "action", "srcset"):
             value = attributes.get(name)
-            assert value is None or value.startswith(("#", "data:")), (tag, value)
-    assert (
-        "@import"
-        not in render_html(lifelike(replicates=1), summarise(lifelike(replicates=1))).split("</style>")[0]
-    )
+            assert value is None or value.startswith(("#", "data:", "report-data/")), (tag, value)
+    assert "@import" not in html_of(lifelike(replicates=1)).split("</style>")[0]
 
 
 def test_page_can_be_walked_without_seeing_it() -> None:
@@ -129,7 +125,6 @@ def test_page_says_what_matters() -> None:
         "learning_rate",
         "0123abc",
         "n_startup_trials: 10",
-        "digits/random/4",
         "Too few",
     ):
         assert expected in text
@@ -152,14 +147,14 @@ def test_embedded_json_refuses_what_json_has_not() -> None:
 def test_markdown_escapes_what_would_be_markup() -> None:
     assert escape_markdown("a|b\n<b>*x*</b> `c`") == "a\\|b &lt;b&gt;\\*x\\*&lt;/b&gt; \\`c\\`"
     assert escape_markdown(0.25) == 0.25
-    text = render_markdown(evil(), summarise(evil()))
+    text = markdown_of(evil())
     assert "<script" not in text
     assert "<img" not in text
 
 
 def test_markdown_tables_keep_their_columns() -> None:
     for found in (lifelike(), evil()):
-        lines = render_markdown(found, summarise(found)).splitlines()
+        lines = markdown_of(found).splitlines()
         for place, line in enumerate(lines):
             if not set(line) <= set("|-: ") or "--" not in line:
                 continue
@@ -176,28 +171,33 @@ def columns(row: str) -> int:
 
 def test_markdown_holds_the_numbers() -> None:
     found = comparison([study("random", r, [trial(0, 0.5 + r / 10)]) for r in range(3)])
-    text = render_markdown(found, summarise(found))
-    assert "| random | 0.6 | 0.6 ± 0.1 | 0.5 to 0.7 | 0.6 | 3 | 0 | 0 | 0 | 15 | 3.0 s |" in text
+    text = markdown_of(found)
+    assert "| random | 3 | 0.6 | 0.55 to 0.65 | 0.6 | " in text
+    assert "| random | 3 | 3 | 0 | 0 | 0 | 0 | 0 | 0 | 15 | 3.0 s | 0.0 s | – |" in text
 
 
-def test_json_has_the_documented_keys() -> None:
-    found = lifelike()
-    report = json.loads(render_json(found, summarise(found)))
-    assert report["schema"] == SCHEMA
-    assert set(report) == {
-        "schema", "experiment", "state", "created_at", "collected_at", "metric", "replicates",
-        "common_epochs", "notes", "methods", "studies", "test_readings", "spec", "environment",
-    }  # fmt: skip
-    method = report["methods"][0]
-    assert set(method) == {
-        "method", "settings", "replicates", "best", "at_common_epochs", "trials", "epochs", "device_seconds",
-        "best_trial", "curve",
-    }  # fmt: skip
-    assert set(method["best"]) == {"n", "mean", "sd", "median", "min", "max", "values"}
-    assert len(report["studies"]) == 15
-    total = method["trials"]
-    parts = ("complete", "pruned", "diverged", "failed", "running", "waiting")
-    assert total["total"] == sum(total[part] for part in parts) == 100
+def test_markdown_begins_with_the_verdict() -> None:
+    found = drawn(replicates=12, trials=50, shift={"tpe": 0.5})
+    lines = markdown_of(found).splitlines()
+    assert lines[4].startswith("**tpe is better than random over 12 replicates")
+    assert "## What this does not show" in lines
+    assert any(line.startswith("- tpe is better than random at this budget") for line in lines)
+
+
+def test_markdown_is_short_enough_for_a_pull_request() -> None:
+    text = markdown_of(lifelike([f"m{n}" for n in range(8)], replicates=30, trials=3))
+    assert len(text) < 65_536, "what GitHub takes as a comment"
+
+
+def test_a_table_in_markdown() -> None:
+    table = Table(
+        key="t",
+        title="T",
+        caption="",
+        columns=(Column("a", "a|b"), Column("n", "n", "right")),
+        rows=((Cell("x", "x|<b>"), Cell(None, "–")),),
+    )
+    assert str(markdown_table(table)) == "| a\\|b | n |\n| --- | --: |\n| x\\|&lt;b&gt; | – |"
 
 
 @pytest.mark.parametrize(
@@ -216,63 +216,16 @@ def test_every_kind_of_experiment_has_a_report(found: Comparison, tmp_path: Path
     assert json.loads(files.json.read_text(encoding="utf-8"))["experiment"] == "digits"
     assert files.markdown.read_text(encoding="utf-8").startswith("# digits")
     assert "</html>" in files.html.read_text(encoding="utf-8")
-    assert {path.name for path in files.json.parent.iterdir()} == {"report.json", "report.md", "report.html"}
-
-
-def test_figure_has_a_line_and_a_band_per_method_and_replicates_hidden() -> None:
-    found = lifelike()
-    figure = best_so_far_figure(found, summarise(found))
-    traces = figure.plot["data"]
-    assert isinstance(traces, list)
-    by_kind = [trace["meta"] for trace in traces]
-    assert (by_kind.count("median"), by_kind.count("band"), by_kind.count("replicate")) == (3, 6, 15)
-    assert all(trace["visible"] is False for trace in traces if trace["meta"] == "replicate")
-    assert figure.has_replicates
-    json.dumps(document(found, summarise(found)), allow_nan=False)
-
-
-def test_figure_table_repeats_the_curves() -> None:
-    found = comparison(
-        [study("grid", r, [trial(n, 0.5 + r / 10 + n / 100, epochs=1) for n in range(8)]) for r in range(3)]
-    )
-    cuts = best_so_far_figure(found, summarise(found)).cuts
-    assert [cut.epochs for cut in cuts] == [2, 4, 6, 8]
-    (cell,) = cuts[1].cells
-    assert cell is not None
-    assert (cell.median, cell.low, cell.high, cell.n) == (pytest.approx(0.63), 0.53, 0.73, 3)
-
-
-def test_axis_leaves_out_bad_beginnings_only() -> None:
-    late = [trial(n, 0.1 if n < 2 else 0.9 + n / 1000, epochs=1) for n in range(20)]
-    early_bad = comparison([study("grid", 0, late)])
-    layout = best_so_far_figure(early_bad, summarise(early_bad)).plot["layout"]
-    assert isinstance(layout, dict)
-    low, high = layout["yaxis"]["range"]
-    assert 0.85 < low < 0.91
-    assert 0.919 < high < 0.93
-    even = comparison([study("grid", 0, [trial(n, 0.5 + n / 100, epochs=1) for n in range(20)])])
-    layout = best_so_far_figure(even, summarise(even)).plot["layout"]
-    assert isinstance(layout, dict)
-    assert "range" not in layout["yaxis"]
-
-
-def test_strip_places_values_on_the_scale() -> None:
-    assert strip(Spread((1.0, 2.0, 3.0)), 1.0, 3.0) == [0, 50, 100]
-    assert strip(Spread((1.0,)), 1.0, 1.0) == [50]
-    assert strip(None, 0, 1) == []
-
-
-def test_flatten_names_nested_settings() -> None:
-    assert flatten({"a": {"b": 1, "c": {"d": True}}, "e": [1, 0.5], "f": None, "g": {}}) == [
-        ("a.b", "1"), ("a.c.d", "true"), ("e", "1, 0.5"), ("f", "–"), ("g", "–"),
-    ]  # fmt: skip
+    assert {path.name for path in files.json.parent.iterdir()} == {
+        "report.json", "report.md", "report.html", "report-data",
+    }  # fmt: skip
 
 
 def test_the_revision_stands_in_the_header() -> None:
     commit = "0123456789abcdef0123456789abcdef01234567+changes"
     environment = {"revision": commit, "cpu": "A CPU", "memory_gib": 23.5, "gpus": []}
     found = comparison([study("random", 0, [trial(0, 0.5)])], environment=environment)
-    page, markdown = render_html(found, summarise(found)), render_markdown(found, summarise(found))
+    page, markdown = html_of(found), markdown_of(found)
     header = page[page.index("<header>") : page.index("</header>")]
     assert "revision <code>0123456789ab+changes</code>" in header
     assert "revision 0123456789ab+changes" in markdown.splitlines()[2]
@@ -280,12 +233,12 @@ def test_the_revision_stands_in_the_header() -> None:
         assert commit in text, "the whole of it, in the protocol"
         assert "A CPU" in text
         assert "23.5" in text
-    assert json.loads(render_json(found, summarise(found)))["environment"] == environment
+    assert json.loads(render_json(found, analyse(found), ()))["environment"] == environment
 
 
 @pytest.mark.parametrize("environment", [{}, {"revision": None}])
 def test_without_a_revision_the_header_has_none(environment: dict[str, object]) -> None:
     found = comparison([study("random", 0, [trial(0, 0.5)])], environment=environment)
-    page, markdown = render_html(found, summarise(found)), render_markdown(found, summarise(found))
+    page, markdown = html_of(found), markdown_of(found)
     assert "revision" not in page[page.index("<header>") : page.index("</header>")]
     assert "revision" not in markdown.splitlines()[2]

@@ -1,0 +1,173 @@
+"""The verdict in words, at the top of the report, and what it doesn't show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from search.compare.base import Comparison
+from search.compare.headline import Primary
+from search.compare.pairs import PairFinding
+from search.compare.statistics.verdict import PairResult, Rules
+from search.evidence import few_replicates, few_trials
+from search.settings import METHODS
+
+MOST_IN_FLIGHT = 4
+"""With more trials of a study at once an adaptive method loses much of its advantage: P(TPE better
+than random) was measured to fall from 0.95 at one to 0.72 at 32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conclusion:
+    """Sentences made from the numbers."""
+
+    verdict: str
+    """One to a few sentences: what may be said of the declared pairs."""
+    claims: bool
+    """Whether any difference is claimed."""
+    not_shown: tuple[str, ...]
+    """What the comparison doesn't show, one sentence each."""
+
+
+def conclude(
+    comparison: Comparison,
+    primary: Primary,
+    pairs: Sequence[PairFinding],
+    rules: Rules,
+    *,
+    replicates: int,
+    fewest_trials: int,
+    unequal_epochs: bool,
+) -> Conclusion:
+    """The conclusion from the declared pairs among `pairs`.
+
+    `fewest_trials`: of the smallest counted study; `unequal_epochs`: methods spent different amounts.
+    """
+    declared = [pair.result for pair in pairs if pair.declared]
+    going_on = comparison.state != "finished"
+    said = _verdict(comparison, primary, declared, rules, replicates)
+    claims = any(result.found for result in declared)
+    frame = []
+    if going_on:
+        frame.append("Provisional: the experiment has not ended, and looking early finds too much.")
+    if declared and (small := few_trials(fewest_trials)):
+        frame.append(f"{small[0].upper()}{small[1:]}.")
+    return Conclusion(
+        verdict=" ".join((said, *frame)),
+        claims=claims,
+        not_shown=tuple(
+            _not_shown(comparison, primary, declared, fewest_trials, unequal_epochs=unequal_epochs)
+        ),
+    )
+
+
+def _verdict(
+    comparison: Comparison, primary: Primary, declared: Sequence[PairResult], rules: Rules, replicates: int
+) -> str:
+    if not any(primary.values.values()):
+        return "No trial has been trained to its end: there is nothing to compare."
+    if len(comparison.methods) < 2:
+        return f"Only {comparison.methods[0]} was run: nothing is compared."
+    if not declared:
+        return "No declared pair of methods was run: nothing is claimed."
+    if all(result.verdict == "too_few" for result in declared):
+        few = few_replicates(max(result.replicates for result in declared)) or few_replicates(replicates)
+        return f"{few[0].upper()}{few[1:]}." if few else "No pair has enough replicates in common."
+    silent = [result for result in declared if result.verdict == "no_difference"]
+    said = [_sentence(result, rules) for result in declared if result.verdict != "no_difference"]
+    if silent:
+        names = "; ".join(f"{result.first} and {result.second}" for result in silent)
+        said.append(f"No difference was found between {names}; that is no evidence of equality.")
+    return " ".join(said)
+
+
+def _sentence(result: PairResult, rules: Rules) -> str:
+    """A pair in one sentence."""
+    a, b = result.first, result.second
+    if result.better is not None and result.better == b:
+        a, b = b, a
+    margin = f"{rules.smallest_difference * rules.scale:.3g} {rules.unit}".rstrip()
+    over = f"over {result.replicates} replicates"
+    match result.verdict:
+        case "too_few":
+            return f"Of {a} and {b} nothing is claimed: too few replicates in common, {result.replicates}."
+        case "meaningful":
+            return f"{a} is better than {b} {over}{_amount(result, rules)}: a meaningful difference."
+        case "not_meaningful":
+            return (
+                f"{a} is better than {b} {over}{_amount(result, rules)}, "
+                "but not often enough to be meaningful."
+            )
+        case "weak":
+            return f"{a} is better than {b} by the test {over}, but sizes and wins don't settle it."
+        case "negligible":
+            return f"{a} is better than {b} {over}, but by less than matters (± {margin})."
+        case "equivalent":
+            return f"{a} and {b} are equivalent within ± {margin} {over}."
+        case "no_difference":
+            return f"No difference was found between {a} and {b} {over}."
+
+
+def _amount(result: PairResult, rules: Rules) -> str:
+    difference, p = result.difference, result.superiority
+    assert difference is not None
+    assert p is not None
+    share = p.estimate if result.better == result.first else 1 - p.estimate
+    amount = f"{abs(difference.estimate) * rules.scale:.3g} {rules.unit}".rstrip()
+    return f" by {amount} on average, with probability {share:.2f}"
+
+
+def _not_shown(
+    comparison: Comparison,
+    primary: Primary,
+    declared: Sequence[PairResult],
+    fewest_trials: int,
+    *,
+    unequal_epochs: bool,
+) -> list[str]:
+    said = []
+    if comparison.state != "finished":
+        said.append("The final result: trials are still open, or the experiment was stopped.")
+    if any(result.verdict == "too_few" for result in declared):
+        said.append(
+            "Which method is better: fewer than 10 replicates can't carry that, whatever the numbers."
+        )
+    if any(result.verdict == "no_difference" for result in declared):
+        said.append("That methods are equal: a difference that was not found may still be there.")
+    if primary.kind == "searched" and any(primary.values.values()):
+        said.append(
+            "How good the winners are: their values were selected among many, and not all were trained again "
+            "with fresh seeds and scored on the test set."
+        )
+    if primary.kind == "retrained" and unequal_epochs and declared:
+        said.append(
+            "What winners are worth at equal epochs: before they were retrained, methods spent different "
+            "amounts."
+        )
+    if declared and few_trials(fewest_trials):
+        said.append("How the methods do in longer searches: Bayesian methods begin with random trials.")
+    wide = [method for method in comparison.methods if _too_wide(comparison, method)]
+    if wide:
+        said.append(
+            f"What {', '.join(wide)} can do with few trials at once: more than {MOST_IN_FLIGHT} of a study "
+            "ran side by side, which costs an adaptive method most of its advantage."
+        )
+    if "grid" in comparison.methods and len(comparison.methods) > 1:
+        said.append(
+            "What another grid would have done: where its levels sit can decide whether a grid wins (the "
+            "protocol says where they sat)."
+        )
+    said.append(
+        "Anything about other data, models, search spaces, budgets or pruners: this is one experiment."
+    )
+    return said
+
+
+def _too_wide(comparison: Comparison, method: str) -> bool:
+    settings = comparison.spec.get("methods")
+    own = settings.get(method) if isinstance(settings, Mapping) else None
+    kind = METHODS.get(method)
+    if kind is None or not kind.adaptive or not isinstance(own, Mapping):
+        return False
+    in_flight = own.get("in_flight", kind.model_fields["in_flight"].default)
+    return in_flight is None or in_flight > MOST_IN_FLIGHT

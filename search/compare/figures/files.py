@@ -1,0 +1,122 @@
+"""The numbers behind figures and tables as CSV files beside the report.
+
+CSV alone, in UTF-8 with a heading: every program reads it, and pandas or polars make Parquet of it
+in a line, where writing Parquet here would bring 50 MB of library for tables of some hundred rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from search.compare.base import Comparison
+from search.compare.figures.base import Data, Figure
+from search.compare.tables import Table, Value
+from search.formats import format_value
+
+FOLDER = "report-data"
+TRIALS = "trials"
+"""The file with a row per trial."""
+
+
+def write_data(
+    folder: Path, comparison: Comparison, figures: Iterable[Figure], tables: Iterable[Table]
+) -> tuple[Path, ...]:
+    """Write `report-data/` in the report's folder: a file per figure and table, and all trials.
+
+    Files of an earlier report whose figures are no longer made are removed. A table's file is
+    named `table-KEY.csv`. Raises `OSError` where the folder can't be written.
+    """
+    place = folder / FOLDER
+    place.mkdir(parents=True, exist_ok=True)
+    contents = {figure.key: figure.data for figure in figures}
+    contents |= {f"table-{table.key}": _of_table(table) for table in tables}
+    contents[TRIALS] = trials_data(comparison)
+    written = []
+    for name, data in contents.items():
+        path = place / f"{name}.csv"
+        aside = place / f".{name}.csv.{os.getpid()}"
+        aside.write_text(csv_text(data.columns, data.rows), encoding="utf-8", newline="")
+        aside.replace(path)
+        written.append(path)
+    for stale in set(place.glob("*.csv")) - set(written):
+        stale.unlink(missing_ok=True)
+    return tuple(written)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
+    """Rows as CSV with a heading; nothing is an empty cell, numbers are in full.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe before it.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([_safe(column) for column in columns])
+    writer.writerows([_safe(value) for value in row] for row in rows)
+    return out.getvalue()
+
+
+def _safe(value: Value) -> Value:
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return value
+
+
+def trials_data(comparison: Comparison) -> Data:
+    """Every trial, in the order of studies and numbers: the report's appendix."""
+    names = dict.fromkeys(
+        str(name) for study in comparison.studies for trial in study.trials for name in trial.params
+    )
+    columns = (
+        "study",
+        "method",
+        "replicate",
+        "trial",
+        "state",
+        "diverged",
+        "value",
+        "epochs",
+        "device_seconds",
+        "sampler_seconds",
+        "attempts",
+        "shared_with",
+        "started_at",
+        "ended_at",
+        *(f"params.{name}" for name in names),
+    )
+    rows: list[tuple[Value, ...]] = [
+        (
+            study.name,
+            study.method,
+            study.replicate,
+            trial.number,
+            trial.state,
+            trial.diverged,
+            trial.value,
+            trial.epochs,
+            trial.seconds,
+            trial.sampler_seconds,
+            trial.attempts,
+            trial.shared_with,
+            trial.started_at.isoformat() if trial.started_at else None,
+            trial.ended_at.isoformat() if trial.ended_at else None,
+            *(_value(trial.params.get(name)) for name in names),
+        )
+        for study in comparison.studies
+        for trial in study.trials
+    ]
+    return Data(columns, tuple(rows))
+
+
+def _value(value: object) -> Value:
+    return value if value is None or isinstance(value, str | int | float | bool) else format_value(value)
+
+
+def _of_table(table: Table) -> Data:
+    return Data(
+        tuple(column.key for column in table.columns),
+        tuple(tuple(cell.value for cell in row) for row in table.rows),
+    )

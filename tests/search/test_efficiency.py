@@ -1,0 +1,91 @@
+"""Times to the target and what a trial is worth, on values written by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from search.compare.analysis import analyse
+from search.compare.base import Comparison
+from search.compare.efficiency import MethodEfficiency
+from search.compare.report_tables import tables_of
+from tests.contracts.comparison_values import comparison, study, trial
+
+NO_PRUNING = {"pruner": {"name": "none"}}
+
+
+def three_replicates(tpe: list[list[float]], random: list[list[float]]) -> Comparison:
+    studies = [
+        study(method, r, [trial(n, value, epochs=2) for n, value in enumerate(values)])
+        for method, of_method in (("random", random), ("tpe", tpe))
+        for r, values in enumerate(of_method)
+    ]
+    return comparison(studies, spec=NO_PRUNING)
+
+
+RANDOM = [[0.1, 0.2, 0.3, 0.5], [0.1, 0.6, 0.2, 0.1], [0.3, 0.2, 0.4, 0.1]]
+"""Ends at 0.5, 0.6 and 0.4: the target is 0.5, reached after 4 and 2 trials, and never."""
+
+
+def on(axis: str, method: str, found: Comparison) -> MethodEfficiency:
+    efficiency = analyse(found, resamples=200).efficiency
+    entry = next(entry for entry in efficiency.axes if entry.axis == axis)
+    return next(one for one in entry.methods if one.method == method)
+
+
+def test_the_target_is_the_median_of_randoms_ends() -> None:
+    found = three_replicates([[0.1, 0.5, 0.9, 0.9]] * 3, RANDOM)
+    assert analyse(found, resamples=200).efficiency.target == 0.5
+    random = on("trials", "random", found)
+    assert random.times.times == (4, 2, 4)
+    assert random.times.reached == (True, True, False)
+    assert random.success.estimate == pytest.approx(2 / 3)
+    assert random.expected_running_time == pytest.approx(10 / 2)
+    assert random.survival.median == 4
+    assert random.speed_up is None
+
+
+@pytest.mark.parametrize(("axis", "factor"), [("trials", 1), ("epochs", 2), ("seconds", 1)])
+def test_all_three_axes_are_told(axis: str, factor: int) -> None:
+    tpe = on(axis, "tpe", three_replicates([[0.1, 0.5, 0.9, 0.9]] * 3, RANDOM))
+    assert tpe.times.times == (2 * factor,) * 3
+    assert tpe.expected_running_time == 2 * factor
+
+
+def test_a_target_never_reached_is_censored_and_printed_so() -> None:
+    found = three_replicates([[0.1, 0.2, 0.2, 0.2]] * 3, RANDOM)
+    tpe = on("trials", "tpe", found)
+    assert (tpe.expected_running_time, tpe.survival.median) == (None, None)
+    assert tpe.times.times == (4, 4, 4)
+    (table,) = [t for t in tables_of(found, analyse(found, resamples=200)) if t.key == "efficiency"]
+    texts = [cell.text for cell in table.rows[1]]
+    assert texts[2:5] == ["0 of 3", "> 12", "> 4"]
+
+
+def test_speed_over_random_is_censored_where_random_never_got_there() -> None:
+    speed = on("trials", "tpe", three_replicates([[0.1, 0.5, 0.9, 0.9]] * 3, RANDOM)).speed_up
+    assert speed is not None
+    assert str(speed.ratio) == "> 1"
+
+
+def test_speed_over_random_of_a_slower_method() -> None:
+    # Its median at the end is 0.3, which random's median trace has after two of four trials.
+    speed = on("trials", "tpe", three_replicates([[0.1, 0.1, 0.1, 0.3]] * 3, RANDOM)).speed_up
+    assert speed is not None
+    assert (speed.ratio.value, speed.ratio.censored) == (0.5, False)
+
+
+def test_a_study_without_a_value_never_reaches_the_target() -> None:
+    found = comparison(
+        [
+            study("random", 0, [trial(0, 0.5)]), study("tpe", 0, [trial(0, 0.6)]),
+            study("random", 1, [trial(0, 0.5)]), study("tpe", 1, [trial(0, None, state="failed")]),
+        ],
+        spec=NO_PRUNING,
+    )  # fmt: skip
+    assert on("trials", "tpe", found).times.reached == (True, False)
+
+
+def test_without_random_search_there_is_no_target() -> None:
+    found = analyse(comparison([study("tpe", 0, [trial(0, 0.5)])]), resamples=200).efficiency
+    assert (found.target, found.axes) == (None, ())
+    assert "no target" in found.text
