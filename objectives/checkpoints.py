@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import os
 import tempfile
@@ -19,12 +18,12 @@ from typing import Any
 
 import torch
 
-from objectives.base import Choice, DataSpec, EpochReport, TrialStart
+from objectives.base import EpochReport
+from objectives.checkpoint_files import fingerprint
+
+__all__ = ["Checkpoint", "fingerprint", "load", "save"]
 
 logger = logging.getLogger(__name__)
-
-FORMAT = 2
-"""Changes when older files can no longer be read."""
 
 DIGEST_BYTES = hashlib.sha256().digest_size
 """Files end with the SHA-256 of what comes before: `torch.load` takes a file with flipped bits for whole."""
@@ -35,19 +34,11 @@ class Checkpoint:
     """What a file holds."""
 
     fingerprint: str
-    """Of the trial and its data: see `fingerprint`."""
+    """Of the trial and its data: see `objectives.checkpoint_files.fingerprint`."""
     report: EpochReport
     """Of the epoch that the trial is at the end of."""
     state: Mapping[str, Any]
     """Tensors and plain values, as the engine that wrote them reads them."""
-
-
-def fingerprint(start: TrialStart, data: DataSpec) -> str:
-    """A hash of all that decides a trial's curve: config, seeds, and which images (not where they lie)."""
-    config = {name: _plain(getattr(start.config, name)) for name in start.config.__dataclass_fields__}
-    images = (data.name, data.validation, data.image_size, data.limit)
-    text = json.dumps([FORMAT, config, start.seed, start.split_seed, images], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -93,9 +84,3 @@ def load(path: Path, expected: str) -> Checkpoint | None:
         logger.warning("checkpoint %s is of another trial, this one starts anew", path)
         return None
     return checkpoint
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Choice):
-        return [value.name, dict(value.options)]
-    return dict(value) if isinstance(value, Mapping) else value
