@@ -1,121 +1,58 @@
 """Between a worker and the database: hands out trials, stores what the worker says of them.
 
-A worker that dies at any point leaves a trial in state RUNNING with an attempt of a worker that is
-not alive; `recover` puts it back in the queue. Nothing else has to be cleaned up, because the
-trial's number decides its seed, and its seed and values decide its curve.
+A trial is held by a lease (`storage.ledger`). A worker that dies at any point leaves its leases to
+run out; then its trials go back to the queue, and nothing else has to be cleaned up, because the
+trial's number decides its seed, its seed and values decide its curve, and its checkpoints lie where
+the next worker of this machine looks. What is written goes out for a whole pool of slots at once.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from enum import Enum
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from objectives.base import EpochReport, TrialFailure, TrialStart, derive_seed
+from objectives.base import TrialStart, derive_seed
+from objectives.checkpoint_files import TrialFolder, fingerprint
+from search import endings, placing
+from search.claims import Claim, Reported, Verdict, ends
+from search.holdings import Holdings
+from search.saving import checkpoint_folder
+from search.spec import ExperimentSpec
 from search.study import (
-    SEED_KEY,
-    Asked,
     SearchStudy,
-    TrialTaken,
+    StudyDeleted,
     TrialUnusable,
-    give_up,
+    batched,
     limits_of,
-    may_ever_start,
-    may_start,
     quiet_optuna,
-    requeue,
+    study_lock,
 )
-from storage import queries
-from storage.attempts import Attempts
-from storage.curves import Curves
-from storage.embedded import default_directory
-from storage.errors import AttemptLost
+from search.winners import Winners
+from storage.errors import StudyNotFound
+from storage.ledger import Draw, Ending, EpochWrite, Lease, lease_seconds
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-    from search.spec import ExperimentSpec
-    from search.study import Limits
-    from storage.attempts import LiveWorker
+    from objectives.base import TrialFailure
+    from search.placing import Limits, Load
+    from search.retraining import RetrainingStudy
+    from search.study import Drawn
     from storage.database import Database
-    from storage.records import AbandonedTrial, ExperimentRecord, StudyProgress
+    from storage.ledger import Ledger
+    from storage.records import ExperimentRecord
 
-MAX_ATTEMPTS = 3
-"""Attempts that the machine may spoil before a trial is given up; interruptions don't count."""
-
-
-class Verdict(Enum):
-    """What becomes of a trial after an epoch. All but CONTINUE free its slot."""
-
-    CONTINUE = "continue"
-    PRUNE = "prune"
-    FINISH = "finish"
-    TAKEN = "taken"
-    """Somebody else ended the trial, or gave it to another worker; nothing was stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A trial that this worker runs, and nobody else."""
-
-    study_name: str
-    asked: Asked
-    attempt: int
-    start: TrialStart
-    """What the engine is asked to train."""
-
-
-def study_lock(study_name: str) -> str:
-    """Key of the lock under which a study is counted and asked."""
-    return f"study:{study_name}"
-
-
-def checkpoint_folder(experiment: ExperimentRecord) -> Path:
-    """Where interrupted trials of an experiment are kept on this machine.
-
-    The name alone would not do: the same one in another database is another experiment.
-    """
-    birth = hashlib.sha256(f"{experiment.id} {experiment.created_at.isoformat()}".encode()).hexdigest()[:12]
-    return default_directory().parent / "checkpoints" / f"{experiment.name}-{birth}"
-
-
-def claim_order(progress: Iterable[StudyProgress], limits: Mapping[str, Limits]) -> list[StudyProgress]:
-    """The studies in which a trial may start now, the one that is furthest behind first.
-
-    `limits` names the studies that are to be run. "Behind" is the share of the trials that has
-    started, so methods and replicates advance evenly, and a study that may run one trial at a
-    time gets its next as soon as the last has ended. Decided on numbers that may be old by now:
-    whether a trial does start is decided under the study's lock.
-    """
-
-    def started(row: StudyProgress) -> float:
-        return (row.trials - row.waiting) / limits[row.study.name].trials
-
-    def is_open(row: StudyProgress) -> bool:
-        if row.study.name not in limits:
-            return False
-        most = limits[row.study.name].in_flight
-        return (most is None or row.running < most) and not is_over(row, limits[row.study.name])
-
-    # Studies that are equally far stay in the experiment's own order.
-    order = {name: index for index, name in enumerate(limits)}
-    return sorted(filter(is_open, progress), key=lambda row: (started(row), order[row.study.name]))
-
-
-def is_over(row: StudyProgress, limits: Limits) -> bool:
-    """Whether a study has begun all its trials: nothing waits, and the budget of trials is used."""
-    return row.waiting == 0 and row.trials >= limits.trials
+FRESH_SECONDS = 0.25
+"""Numbers of studies that are this old are read again before it is said that no trial can be had."""
 
 
 class Broker:
     """Claims trials of one experiment for one worker, and writes what happens to them.
 
-    One thread. Errors of the database leave every method: the worker then ends, and its trials go
-    back to the queue as soon as its death is seen.
+    One thread. Errors of the database leave every method; `LeasesLost` says that it was away for
+    so long that everything held is lost, and that going on means to `recover` and claim anew.
     """
 
     def __init__(
@@ -124,191 +61,340 @@ class Broker:
         storage: BaseStorage,
         experiment: ExperimentRecord,
         spec: ExperimentSpec,
-        worker: LiveWorker,
+        *,
+        ledger: Ledger,
+        worker_id: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         quiet_optuna()
         self._database = database
         self._storage = storage
         self._experiment = experiment
+        self._ledger = ledger
+        self._worker_id = worker_id
+        self._clock = clock
+        self._folder = checkpoint_folder(experiment)
+        self.holdings = Holdings(ledger, lease_seconds=lease_seconds(), clock=clock)
+        self._parting: dict[int, tuple[TrialFolder, bool]] = {}
+        self._sweep = False
+        self.adopt(spec)
+
+    def adopt(self, spec: ExperimentSpec) -> None:
+        """Go by another version of the experiment from the next claim on: it may have grown."""
         self._spec = spec
-        self._worker = worker
-        self._attempts = Attempts(database)
-        self._curves = Curves(database)
-        self._checkpoints = checkpoint_folder(experiment)
         self._places = {name: (method, replicate) for method, replicate, name in spec.studies()}
-        self._limits = {name: limits_of(spec, method) for method, _, name in spec.studies()}
+        self._limits: dict[str, Limits] = {
+            name: limits_of(spec, method, replicate) for name, (method, replicate) in self._places.items()
+        }
+        self._winners = Winners(self._database, self._storage, self._experiment, spec, self._limits)
+        self._waits = False
         self._studies: dict[str, SearchStudy] = {}
-        self._over: set[str] = set()
+        self._loads: dict[str, Load] = {}
+        self._stale: set[str] = set(self._places)
+        self._read_at = self._clock()
 
     @property
     def exhausted(self) -> bool:
-        """Whether no study will give this worker another trial.
+        """Whether no study will give this worker another trial, as far as was read last.
 
         Trials that run elsewhere may yet come back if their worker dies: then somebody has to be
-        hired again.
+        hired again. But while others end the last trials of a search, there may be winners to retrain.
         """
-        return len(self._over) == len(self._places)
-
-    def claim(self) -> Claim | None:
-        """A trial to run. None: not now, or (see `exhausted`) never again.
-
-        Goes on to the next study where another worker is asking at this moment, so that an ask
-        that takes long (a Gaussian process) holds up nobody.
-        """
-        self._worker.renew()
-        for name in self._candidates():
-            with self._database.lock(study_lock(name), wait=False) as held:
-                if not held:
-                    continue
-                claim = self._claim_from(self._study(name))
-                if claim is not None:
-                    return claim
-        return None
-
-    def _candidates(self) -> list[str]:
-        progress = queries.progress(self._database, self._experiment.id)
-        self._over |= {row.study.name for row in progress if self._is_over(row)}
-        limits = {name: limit for name, limit in self._limits.items() if name not in self._over}
-        return [row.study.name for row in claim_order(progress, limits)]
-
-    def _is_over(self, row: StudyProgress) -> bool:
-        return row.study.name in self._limits and is_over(row, self._limits[row.study.name])
-
-    def _claim_from(self, study: SearchStudy) -> Claim | None:
-        load = study.load()
-        if not may_start(load, study.limits):
-            if not may_ever_start(load, study.limits):
-                self._over.add(study.name)
-            return None
-        try:
-            asked = study.ask()
-        except TrialUnusable:
-            return None
-        attempt = self._attempts.begin(study.name, asked.trial_id, asked.number, self._worker)
-        _, replicate = self._places[study.name]
-        start = self._start(study, asked, replicate)
-        if attempt == 1:
-            study.note(asked, SEED_KEY, start.seed)
-        return Claim(study.name, asked, attempt, start)
-
-    def _start(self, study: SearchStudy, asked: Asked, replicate: int) -> TrialStart:
-        checkpoint = self.checkpoint_path(study.name, asked.number)
-        return TrialStart(
-            trial_id=asked.trial_id,
-            config=self._spec.config(asked.values),
-            seed=derive_seed(self._spec.seed, replicate, asked.number),
-            split_seed=derive_seed(self._spec.seed, replicate, "split"),
-            checkpoint=checkpoint if checkpoint.exists() else None,
+        return not (self._stale or self._waits) and not any(
+            placing.may_ever_start(load, self._limits[name]) for name, load in self._loads.items()
         )
 
-    def _study(self, name: str) -> SearchStudy:
+    # Claiming
+
+    def claim(self, wanted: int) -> list[Claim]:
+        """Up to so many trials to run. None: not now, or (see `exhausted`) never again.
+
+        Goes on to the next study where another worker is asking at this moment, so that an ask
+        that takes long (a Gaussian process) holds up nobody. Raises `StudyDeleted`.
+        """
+        if self._sweep:
+            # Trials of ours whose leases ran out may be nobody's yet, and there may be no controller.
+            self.recover()
+        claims: list[Claim] = []
+        passed: set[str] = set()
+        while len(claims) < wanted:
+            missing = wanted - len(claims)
+            shares = self._shares(missing, passed)
+            if not shares:
+                break
+            for name, count in shares.items():
+                try:
+                    found = self._claim_from(name, count)
+                except BaseException:
+                    for claim in claims:
+                        self.release(claim)
+                    raise
+                claims += found
+                if len(found) < count:
+                    passed.add(name)
+        self._waits = not claims and self._winners.pending(self._loads)
+        return claims
+
+    def _shares(self, wanted: int, passed: Collection[str]) -> dict[str, int]:
+        self._read(self._stale)
+        self._find_winners()
+        shares = self._shares_as_read(wanted, passed)
+        if not shares and self._clock() - self._read_at >= FRESH_SECONDS:
+            self._read(self._places)
+            self._find_winners()
+            shares = self._shares_as_read(wanted, passed)
+        return shares
+
+    def _find_winners(self) -> None:
+        """Where a search is over, retrainings of its winner may be claimed."""
+        self._winners.settle(self._loads, self._load)
+        for name, study in self._winners.studies.items():
+            if name not in self._places:
+                self._places[name] = (study.method, study.replicate)
+                self._limits[name] = study.limits
+                self._loads[name] = study.load()
+
+    def _load(self, name: str) -> Load:
+        self._loads[name] = load = self._study(name).load()
+        return load
+
+    def _shares_as_read(self, wanted: int, passed: Collection[str]) -> dict[str, int]:
+        loads = {name: load for name, load in self._loads.items() if name not in passed}
+        return placing.shares(loads, self._limits, wanted, self._spec.max_epochs())
+
+    def _read(self, names: Iterable[str]) -> None:
+        """Read how far studies are."""
+        names = [name for name in names if name in self._places]
+        if not names:
+            return
+        with batched(self._storage):
+            for name in names:
+                self._load(name)
+        self._stale.difference_update(names)
+        if len(names) == len(self._places):
+            self._read_at = self._clock()
+
+    def _claim_from(self, name: str, wanted: int) -> list[Claim]:
+        """Up to so many trials of one study, if nobody else is asking it."""
+        # For longer than leases last only a process that was stopped keeps it.
+        with self._database.lock(study_lock(name), wait=False, idle_seconds=2 * lease_seconds()) as held:
+            if not held:
+                return []
+            study = self._study(name)
+            claims: list[Claim] = []
+            # What an adaptive sampler draws depends on the draw before, so that has to be stored.
+            for count in [1] * wanted if study.adaptive else [wanted]:
+                leases: list[Lease] = []
+                try:
+                    found = self._claim_under_lock(study, count, leases)
+                except BaseException:
+                    for lease in (*leases, *(claim.lease for claim in claims)):
+                        self._part(Ending(lease=lease, state="released"))
+                    raise
+                claims += found
+                if not found:
+                    break
+            return claims
+
+    def _claim_under_lock(
+        self, study: SearchStudy | RetrainingStudy, wanted: int, leases: list[Lease]
+    ) -> list[Claim]:
+        """Fills `leases` as it gets them, for the caller to give back should something go wrong."""
+        drawn: dict[int, Drawn] = {}
+        unusable: list[Ending] = []
+        with batched(self._storage):
+            self._loads[study.name] = load = study.load()
+            self._stale.discard(study.name)
+            starts = placing.starts(load, study.limits, wanted, study.max_epochs)
+            if not starts.waiting + starts.new:
+                return []
+            try:
+                leases += self._ledger.claim(
+                    study.name, self._worker_id, waiting=starts.waiting, new=starts.new
+                )
+            except StudyNotFound:
+                raise StudyDeleted(study.name) from None
+            self.holdings.take(leases)
+            for lease in leases:
+                self._loads[study.name] = placing.begun(self._loads[study.name], study.max_epochs)
+                try:
+                    drawn[lease.token] = study.draw(lease)
+                except TrialUnusable as misfit:
+                    notes = {"reason": str(misfit)}
+                    unusable.append(Ending(lease=lease, state="failed", reason=str(misfit), attributes=notes))
+        draws = [draw for found in drawn.values() if (draw := found.draw) is not None]
+        self._write(draws=draws, endings=unusable)
+        return [
+            self._begin(lease, drawn[lease.token])
+            for lease in leases
+            if lease.token in drawn and lease in self.holdings
+        ]
+
+    def _begin(self, lease: Lease, drawn: Drawn) -> Claim:
+        method, replicate = self._places[lease.study_name]
+        retraining = self._winners.studies.get(lease.study_name)
+        number = str(lease.number) if retraining is None else f"retrained-{lease.number}"
+        folder = TrialFolder(self._folder, method, str(replicate), number)
+        start = TrialStart(
+            trial_id=lease.trial_id,
+            config=self._spec.config(drawn.values),
+            seed=drawn.seed,
+            split_seed=derive_seed(self._spec.seed, replicate, "split"),
+            score_test=retraining is not None,
+        )
+        data = None if self._spec.data is None else self._spec.data.data_spec()
+        kind = fingerprint(start, data)
+        checkpoint = folder.newest(kind, at_most=lease.last_step)
+        if checkpoint is not None:
+            start = replace(start, checkpoint=checkpoint)
+        retrains = None if retraining is None else retraining.retrains(lease)
+        return Claim(lease, drawn.values, start, folder, kind, retrains)
+
+    def _study(self, name: str) -> SearchStudy | RetrainingStudy:
+        if name in self._winners.studies:
+            return self._winners.studies[name]
         if name not in self._studies:
             self._studies[name] = SearchStudy(self._storage, self._spec, *self._places[name])
         return self._studies[name]
 
-    def checkpoint_path(self, study_name: str, number: int) -> Path:
-        """Where an interrupted trial's state is kept until it ends."""
-        method, replicate = self._places[study_name]
-        return self._checkpoints / method / str(replicate) / f"{number}.pt"
+    # Writing
 
-    def end_epoch(self, claim: Claim, report: EpochReport, *, last: bool) -> Verdict:
-        """Store an epoch and decide what becomes of the trial: curve, then report, then verdict."""
-        study = self._study(claim.study_name)
-        value = report.metrics[self._spec.metric]
-        try:
-            self._worker.renew()
-            self._curves.write(claim.asked.trial_id, claim.attempt, report)
-            study.report(claim.asked, report.epoch, value)
-            if last or report.diverged:
-                self._complete(study, claim, report, value)
-                return Verdict.FINISH
-            if study.should_prune(claim.asked, report.epoch):
-                study.note(claim.asked, "epochs", report.epoch)
-                study.prune(claim.asked)
-                self._ended(claim, "pruned")
-                return Verdict.PRUNE
-        except (TrialTaken, AttemptLost) as taken:
-            self._drop(claim, str(taken))
-            return Verdict.TAKEN
-        return Verdict.CONTINUE
+    def store(self, reported: Sequence[Reported]) -> dict[int, Verdict]:
+        """Store a pool's epochs in one write: token → verdict, of the trials for which that is all.
 
-    def _complete(self, study: SearchStudy, claim: Claim, report: EpochReport, value: float) -> None:
-        study.note(claim.asked, "epochs", report.epoch)
-        if report.diverged:
-            study.note(claim.asked, "diverged", True)
-            study.note(claim.asked, "diverged_epoch", report.epoch)
-        study.complete(claim.asked, value)
-        self._ended(claim, "complete")
+        Trials that trained to their end are complete with the same write. The others are to be
+        judged.
+        """
+        verdicts = {one.claim.lease.token: Verdict.TAKEN for one in reported}
+        reported = [one for one in reported if one.claim.lease in self.holdings]
+        if not reported:
+            return verdicts
+        refused = self._write(
+            epochs=[
+                EpochWrite(lease=one.claim.lease, report=one.report, value=endings.value_of(self._spec, one))
+                for one in reported
+            ],
+            endings=[endings.completed(self._spec, one) for one in reported if ends(one)],
+        )
+        for one in reported:
+            token = one.claim.lease.token
+            if token in refused:
+                continue
+            if ends(one):
+                verdicts[token] = Verdict.FINISH
+                one.claim.folder.remove()
+            else:
+                verdicts.pop(token, None)
+        return verdicts
+
+    def judge(self, reported: Sequence[Reported]) -> dict[int, Verdict]:
+        """What becomes of trials whose epochs are stored, on one reading: token → verdict.
+
+        What follows from it (pruned, given back) is written with the next `flush`.
+        """
+        pruned = self._pruned(reported)
+        verdicts = {}
+        for one in reported:
+            token = one.claim.lease.token
+            verdicts[token] = Verdict.PRUNE if token in pruned else Verdict.CONTINUE
+            if token in pruned:
+                self._part(endings.pruned(one), one.claim.folder)
+            elif one.leaving:
+                self.release(one.claim)
+        return verdicts
+
+    def _pruned(self, reported: Sequence[Reported]) -> set[int]:
+        """Tokens of the trials that stop here."""
+        by_study: dict[str, list[Reported]] = {}
+        for one in reported:
+            if one.claim.retrains is None:
+                by_study.setdefault(one.claim.lease.study_name, []).append(one)
+        stopped: set[int] = set()
+        with batched(self._storage):
+            for name, ones in by_study.items():
+                asked = [(one.claim.lease.number, one.report.epoch) for one in ones]
+                stops = self._study(name).stops(asked)
+                stopped |= {one.claim.lease.token for one, stop in zip(ones, stops, strict=True) if stop}
+        return stopped
 
     def fail(self, claim: Claim, failure: TrialFailure) -> None:
-        """The trial raised: run it again if the machine is to blame, else it has failed."""
-        study = self._study(claim.study_name)
-        again = failure.retryable and self._attempts.count(claim.asked.trial_id) < MAX_ATTEMPTS
-        try:
-            if again:
-                self._attempts.end(
-                    claim.asked.trial_id, claim.attempt, "failed", failure.reason, failure.traceback
-                )
-                study.requeue(claim.asked)
-                self._over.discard(study.name)
-            else:
-                study.fail(claim.asked, failure.reason)
-                self._ended(claim, "failed", failure.reason, failure.traceback)
-        except (TrialTaken, AttemptLost) as taken:
-            self._drop(claim, str(taken))
+        """The trial raised: it is run again if the machine is to blame, else it has failed.
+
+        Written with the next `flush`, as are `retry` and `release`.
+        """
+        if failure.retryable:
+            self.retry(claim, failure.reason, failure.traceback)
+            return
+        self._part(
+            Ending(
+                lease=claim.lease,
+                state="failed",
+                reason=failure.reason,
+                traceback=failure.traceback,
+                attributes={"reason": failure.reason},
+            ),
+            claim.folder,
+        )
+
+    def retry(self, claim: Claim, reason: str, traceback: str | None = None) -> None:
+        """The attempt has failed; the trial is run again, unless this was its last attempt."""
+        self._part(Ending(lease=claim.lease, state="retry", reason=reason, traceback=traceback), claim.folder)
 
     def release(self, claim: Claim) -> None:
-        """Give an interrupted trial back; whoever claims it next goes on from its checkpoint."""
-        try:
-            self._attempts.end(claim.asked.trial_id, claim.attempt, "released")
-        except AttemptLost:
+        """Give a trial back; whoever claims it next goes on from its checkpoint."""
+        self._part(Ending(lease=claim.lease, state="released"))
+
+    def flush(self) -> None:
+        """Write the endings that wait for it, and prolong the leases if that is due."""
+        if self.holdings.has_to_write:
+            self._write()
+
+    def lost(self) -> list[int]:
+        """Tokens of leases that were lost since this was asked last."""
+        leases = self.holdings.lost()
+        self._sweep = self._sweep or bool(leases)
+        self._stale |= {lease.study_name for lease in leases}
+        return [lease.token for lease in leases]
+
+    def recover(self) -> None:
+        """After leases were lost: put back in the queue what nobody holds, our own trials among it.
+
+        Raises `DatabaseUnreachable` while the database is still away.
+        """
+        self._ledger.expire(self._experiment.id)
+        self._sweep = False
+        self._stale = set(self._places)
+
+    def _part(self, ending: Ending, folder: TrialFolder | None = None) -> None:
+        """End a trial with the next write; its checkpoints go once that is done and the trial is over."""
+        if self.holdings.end(ending):
+            self._note(ending)
+            if folder is not None:
+                self._parting[ending.lease.token] = (folder, ending.state == "retry")
+
+    def _note(self, ending: Ending) -> None:
+        """Keep what is known of a study up with an ending of ours, where it need not be read for that."""
+        name = ending.lease.study_name
+        if name not in self._loads or name not in self._limits:
             return
-        self._study(claim.study_name).requeue(claim.asked)
+        if ending.state in ("released", "retry") or self._limits[name].epochs is not None:
+            self._stale.add(name)
+        else:
+            load = self._loads[name]
+            self._loads[name] = replace(load, running=max(0, load.running - 1))
 
-    def _ended(
+    def _write(
         self,
-        claim: Claim,
-        state: Literal["complete", "pruned", "failed"],
-        reason: str | None = None,
-        traceback: str | None = None,
-    ) -> None:
-        # After the trial itself: its state is the truth, the attempt's row tells how it came about.
-        self._attempts.end(claim.asked.trial_id, claim.attempt, state, reason, traceback)
-        self.checkpoint_path(claim.study_name, claim.asked.number).unlink(missing_ok=True)
-
-    def _drop(self, claim: Claim, reason: str) -> None:
-        with suppress(AttemptLost):
-            self._attempts.end(claim.asked.trial_id, claim.attempt, "lost", reason)
-
-
-def recover(
-    database: Database, storage: BaseStorage, experiment: ExperimentRecord, *, interrupted: bool = False
-) -> list[str]:
-    """Put trials that dead workers left RUNNING back in the queue; returns a line for each.
-
-    A trial whose workers died `MAX_ATTEMPTS` times has failed. With `interrupted`, the user ended
-    the workers, and that is not held against the trials. Called by the holder of the
-    experiment's lock alone; calling it again after a crash in its middle finishes the work.
-    """
-    attempts = Attempts(database)
-    lines = []
-    for study_name in sorted({trial.study_name for trial in attempts.abandoned(experiment.id)}):
-        # A trial that is just being claimed looks abandoned to who doesn't hold the lock.
-        with database.lock(study_lock(study_name)):
-            for trial in attempts.abandoned(experiment.id):
-                if trial.study_name == study_name:
-                    lines += _recover_trial(attempts, storage, trial, "released" if interrupted else "lost")
-    return lines
-
-
-def _recover_trial(
-    attempts: Attempts, storage: BaseStorage, trial: AbandonedTrial, state: Literal["released", "lost"]
-) -> list[str]:
-    name = f"trial {trial.trial_number} of {trial.study_name}"
-    if trial.attempt is not None and trial.attempt.state == "running":
-        with suppress(AttemptLost):
-            attempts.end(trial.trial_id, trial.attempt.number, state, "its worker ended")
-    if attempts.count(trial.trial_id) >= MAX_ATTEMPTS:
-        reason = f"{MAX_ATTEMPTS} workers ended while they ran this trial"
-        return [f"{name} has failed: {reason}"] if give_up(storage, trial.trial_id, reason) else []
-    return [f"{name} is queued again: its worker ended"] if requeue(storage, trial.trial_id) else []
+        *,
+        draws: Sequence[Draw] = (),
+        epochs: Sequence[EpochWrite] = (),
+        endings: Sequence[Ending] = (),
+    ) -> Mapping[int, str]:
+        for ending in endings:
+            self._note(ending)
+        refused = self.holdings.write(draws=draws, epochs=epochs, endings=endings)
+        parting, self._parting = self._parting, {}
+        for token, (folder, again) in parting.items():
+            if token not in refused and (not again or self.holdings.given_up(token)):
+                folder.remove()
+        return refused

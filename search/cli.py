@@ -17,6 +17,8 @@ from contextlib import suppress
 from cyclopts import App, CycloptsError, Group
 
 from search import output
+from search.commands.benchmarks import bench
+from search.commands.comparing import compare
 from search.commands.files import init, plan, schema
 from search.commands.reading import best, status, trials, watch
 from search.commands.reporting import export, report, score
@@ -58,8 +60,8 @@ SERVICES = Group("Around it", sort_key=3)
 
 COMMANDS = {
     EXPERIMENTS: (init, plan, run, resume, retry, stop),
-    RESULTS: (status, watch, trials, best, report, export, score),
-    SERVICES: (serve, dashboard, doctor, schema),
+    RESULTS: (status, watch, trials, best, report, compare, export, score),
+    SERVICES: (serve, dashboard, doctor, bench, schema),
 }
 """Heading in the help → its commands, in this order."""
 

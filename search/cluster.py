@@ -16,10 +16,11 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from search.crew import Assignment, CrewError, Departure, work
+from search.crew import GRACE_SECONDS, Assignment, CrewError, Departure, work
 from search.worker import Ending
 
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -36,7 +37,7 @@ class RayCrew:
     """
 
     def __init__(self, assignment: Assignment, workers: int | None, *, address: str | None = None) -> None:
-        self._assignment = assignment
+        self._assignment = replace(assignment, grace_seconds=GRACE_SECONDS)
         self._folder: str | None = None
         self._environment: dict[str, str | None] = {}
         self._actors: dict[str, Any] = {}

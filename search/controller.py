@@ -7,30 +7,37 @@ time, and running the same experiment again goes on where the database says it i
 from __future__ import annotations
 
 import os
-import signal
-import threading
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from enum import Enum
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from search.broker import is_over, recover, study_lock
+from search import retraining
 from search.crew import Assignment, Crew, CrewError, Departure, ThreadCrew
+from search.desk import AWAY_SECONDS
 from search.environment import environment
 from search.events import Listener, Outcome, Preparing, Progress, Started, Stopping, Trouble
+from search.growth import conflicts
+from search.placing import HANG_SECONDS, is_over, may_ever_start
+from search.saving import CHECKPOINT_SECONDS, checkpoint_folder
 from search.spec import ExperimentSpec
-from search.study import SearchStudy, create_study, limits_of, may_ever_start, quiet_optuna, study_exists
+from search.study import SearchStudy, create_study, limits_of, quiet_optuna, study_exists, study_lock
+from search.supervision import Interruption, Move, fate, next_move, progress_mark
 from storage import queries
 from storage.database import Database, open_database
-from storage.errors import ExperimentExists, StorageError
+from storage.errors import DatabaseUnreachable, ExperimentExists, StorageError
 from storage.experiments import Experiments
+from storage.ledgers import ledger_of
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
+from storage.workers import dead_on_this_host, registered_as, trials_held
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
+    from storage.control import Control
+    from storage.ledger import Ledger
     from storage.records import ExperimentRecord, StudyProgress
 
 Ended: TypeAlias = Literal["finished", "stopped", "failed"]
@@ -41,8 +48,6 @@ SIGNAL_SECONDS = 0.2
 """Until a signal is noticed."""
 RECOVER_LOOKS = 5
 """Looks between two searches for trials that dead workers left, while nobody is seen dying."""
-MAX_DEATHS = 3
-"""Times in a row that workers may die without any progress in between."""
 
 
 def run_experiment(
@@ -52,15 +57,19 @@ def run_experiment(
     workers: int | None = None,
     in_process: bool = False,
     device: str = "auto",
-    trainer: str = "plain",
+    trainer: str = "fused",
     ray_address: str | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    hang_seconds: float = HANG_SECONDS,
     on_event: Listener = lambda _event: None,
 ) -> Outcome:
     """Run an experiment to its end, or go on with it if it exists.
 
     `workers`: how many at once; None: one per device. `in_process`: train in this process, without
-    Ray. `on_event` is called in this thread. In the main thread, the first SIGINT or SIGTERM lets
-    the workers end their epochs and give their trials back; the second kills them.
+    Ray. `checkpoint_seconds`: between two checkpoints of a trial; `hang_seconds`: after which a
+    worker whose epoch does not end is replaced. `on_event` is called in this thread. In the main
+    thread, the first SIGINT or SIGTERM lets the workers end their epochs and give their trials back;
+    the second kills them.
 
     Raises `ExperimentExists` if the name is taken by an experiment that differs in what may not
     change, `ExperimentBusy` if another controller runs it, `CrewError` if Ray can't be started,
@@ -69,14 +78,22 @@ def run_experiment(
     with open_database(database_url, application_name="shoal controller") as database:
         experiments = Experiments(database)
         experiment, resumed = find_or_create(experiments, spec)
-        with experiments.control(experiment):
+        with experiments.control(experiment) as control:
             if resumed:
                 experiment = experiments.grow(experiment.id, spec.to_json(), spec.studies())
             storage = open_optuna_storage(database.url)
-            assignment = Assignment(database.url, experiment.name, trainer, device)
+            assignment = Assignment(
+                database.url, experiment.name, trainer, device, checkpoint_seconds, hang_seconds
+            )
             try:
                 return Controller(
-                    database, storage, experiment, spec, resumed=resumed, on_event=on_event
+                    database,
+                    storage,
+                    experiment,
+                    spec,
+                    resumed=resumed,
+                    on_event=on_event,
+                    control=control,
                 ).run(lambda: _crew(assignment, workers, ray_address, on_event, in_process))
             finally:
                 close_optuna_storage(storage)
@@ -96,7 +113,8 @@ def _crew(
 def find_or_create(experiments: Experiments, spec: ExperimentSpec) -> tuple[ExperimentRecord, bool]:
     """The experiment's record, and whether it was there before.
 
-    Raises `ExperimentExists` if it was and differs in what may not change.
+    Raises `ExperimentExists` if it was and differs in what may not change, or would shrink: what
+    the file no longer asks for is there, so it can be left alone but not undone.
     """
     try:
         return experiments.create(
@@ -104,8 +122,8 @@ def find_or_create(experiments: Experiments, spec: ExperimentSpec) -> tuple[Expe
         ), False
     except ExperimentExists as exists:
         existing = exists.existing
-    problems = spec.conflicts(ExperimentSpec.from_json(existing.spec))
-    if problems:
+    stored = ExperimentSpec.from_json(existing.spec)
+    if problems := [*conflicts(spec, stored), *spec.shrinks(stored)]:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise ExperimentExists(f"experiment {spec.experiment!r} exists and differs:\n{listed}", existing)
     return existing, True
@@ -118,10 +136,7 @@ def make_studies(database: Database, storage: BaseStorage, spec: ExperimentSpec)
     """
     missing = [place for place in spec.studies() if not study_exists(storage, place[2])]
     if missing:
-        # Late, because it imports torch.
-        from objectives.metrics import METRICS
-
-        direction = METRICS[spec.metric].direction
+        direction = spec.direction()
         for method, replicate, _ in missing:
             create_study(storage, spec, method, replicate, direction)
     for method, replicate, name in spec.studies():
@@ -129,63 +144,6 @@ def make_studies(database: Database, storage: BaseStorage, spec: ExperimentSpec)
             with database.lock(study_lock(name)):
                 SearchStudy(storage, spec, method, replicate).enqueue_grid()
     storage.remove_session()
-
-
-class Interruption:
-    """Counts the signals that ask this process to end."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.name = ""
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle SIGINT and SIGTERM meanwhile; elsewhere than in the main thread, do nothing."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self._note) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: object) -> None:
-        self.count += 1
-        self.name = signal.Signals(number).name
-
-
-class Move(Enum):
-    """What a controller does after a look."""
-
-    WATCH = "watch"
-    HIRE = "hire"
-    FINISH = "finish"
-    STOP = "stop"
-    KILL = "kill"
-    GIVE_UP = "give up"
-
-
-def next_move(
-    *, signals: int, stopping: bool, deaths: int, alive: int, gone: int, running: int, work_left: bool
-) -> Move:
-    """Decide from what was seen.
-
-    `signals` that asked for the end; `deaths` of workers in a row without progress; workers `alive`;
-    workers `gone` since the last look although there was work; trials `running` anywhere;
-    `work_left`: a trial may start somewhere.
-    """
-    if signals > 1:
-        return Move.KILL
-    if stopping:
-        return Move.WATCH if alive else Move.STOP
-    if deaths >= MAX_DEATHS:
-        return Move.GIVE_UP
-    if gone or (work_left and not alive):
-        return Move.HIRE
-    return Move.WATCH if alive or running else Move.FINISH
 
 
 class Controller:
@@ -200,8 +158,12 @@ class Controller:
         *,
         resumed: bool,
         on_event: Listener,
+        control: Control | None = None,
     ) -> None:
+        """`control` is the experiment's lock, to be kept."""
         quiet_optuna()
+        self._control = control
+        self._away_since: float | None = None
         self._database = database
         self._storage = storage
         self._experiment = experiment
@@ -211,13 +173,17 @@ class Controller:
         self._on_event = on_event
         self._began = time.monotonic()
         self._interruption = Interruption()
-        self._limits = {name: limits_of(spec, method) for method, _, name in spec.studies()}
+        self._ledger: Ledger = ledger_of(database, storage)
+        self._limits = {
+            name: limits_of(spec, method, replicate) for method, replicate, name in spec.studies()
+        }
         self._hired = 0
-        self._alive = 0
+        self._alive: set[str] = set()
         self._deaths = 0
         self._last_death = "no worker took what was left"
         self._mark = (0, 0)
         self._stopping = False
+        self._retrained: list[StudyProgress] = []
 
     def run(self, make_crew: Callable[[], Crew]) -> Outcome:
         """Prepare, work until nothing is left, and store how it ended."""
@@ -232,6 +198,8 @@ class Controller:
                     self._experiments.set_state(self._experiment.id, "failed")
                 raise
         self._experiments.set_state(self._experiment.id, state)
+        if state == "finished":
+            shutil.rmtree(checkpoint_folder(self._experiment), ignore_errors=True)
         return Outcome(self._experiment.name, state, reason, self._look(), self._seconds(), self._resumed)
 
     def _work(self, make_crew: Callable[[], Crew]) -> tuple[Ended, str]:
@@ -250,14 +218,15 @@ class Controller:
             return "stopped", "asked to stop"
         try:
             made.result()
-            self._recover()
-            self._mark = progress_mark(self._look())
+            # Whoever ran it here before may have been killed: no need to wait for those leases.
+            self._take_back(dead_on_this_host(self._database, self._experiment.id))
+            self._mark = progress_mark([*self._look(), *self._retrained])
             self._notice_stop()
             if self._stopping:
                 # Workers take seconds to start, and would only be told to leave.
                 return "stopped", "asked to stop"
             self._hire(crew, min(crew.size, self._width()))
-            self._on_event(Started(self._experiment.name, self._alive, self._resumed))
+            self._on_event(Started(self._experiment.name, len(self._alive), self._resumed))
             return self._supervise(crew)
         finally:
             crew.dismiss()
@@ -265,34 +234,43 @@ class Controller:
 
     def _width(self) -> int:
         """The most trials that may run at once."""
-        return sum(min(limits.trials, limits.in_flight or limits.trials) for limits in self._limits.values())
+        searching = sum(
+            min(limits.trials, limits.in_flight or limits.trials) for limits in self._limits.values()
+        )
+        return max(searching, self._spec.comparison.retrain.seeds * len(self._limits))
 
     def _hire(self, crew: Crew, count: int) -> None:
         for _ in range(count):
             self._hired += 1
-            crew.hire(f"{self._experiment.name}-{os.getpid()}-{self._hired}")
-            self._alive += 1
+            name = f"{self._experiment.name}-{os.getpid()}-{self._hired}"
+            crew.hire(name)
+            self._alive.add(name)
 
     def _supervise(self, crew: Crew) -> tuple[Ended, str]:
         looks = 0
+        left: list[Departure] = []
         while True:
-            left = self._departures(crew)
-            self._alive -= len(left)
+            left += self._departures(crew)
+            self._alive -= {departure.worker for departure in left}
             looks += 1
-            if left or self._alive == 0 or looks % RECOVER_LOOKS == 0:
-                self._recover()
-            rows = self._look()
-            self._notice_stop()
-            self._count_deaths(left, rows)
-            gone = sum(departure.ending != "exhausted" for departure in left)
+            try:
+                rows, running, work_left = self._see(left, looks)
+            except DatabaseUnreachable as error:
+                self._wait_for_database(error)
+                continue
+            self._away_since = None
+            departed, left = left, []
+            self._count_deaths(departed, rows)
+            gone = sum(departure.ending != "exhausted" for departure in departed)
             move = next_move(
                 signals=self._interruption.count,
                 stopping=self._stopping,
                 deaths=self._deaths,
-                alive=self._alive,
+                alive=len(self._alive),
                 gone=gone,
-                running=sum(row.running for row in rows),
-                work_left=self._alive == 0 and not self._stopping and self._work_left(rows),
+                running=running,
+                work_left=work_left,
+                final=any(departure.final for departure in departed),
             )
             if move is Move.HIRE:
                 # Should one hired for what is left leave without touching it, that counts as well.
@@ -303,12 +281,48 @@ class Controller:
             elif move is Move.STOP:
                 return "stopped", "asked to stop"
             elif move in (Move.KILL, Move.GIVE_UP):
-                crew.dismiss()
-                self._alive = 0
-                self._recover(interrupted=True)
+                self._dismiss(crew)
                 if move is Move.KILL:
                     return "stopped", f"killed by {self._interruption.name}"
+                if any(departure.final for departure in departed):
+                    return "failed", self._last_death
                 return "failed", f"workers died {self._deaths} times without progress: {self._last_death}"
+
+    def _see(self, left: Sequence[Departure], looks: int) -> tuple[list[StudyProgress], int, bool]:
+        """What the database says: how far it is, trials that run anywhere, and whether one may start.
+
+        The latter two only where nobody is alive here. May be asked again if the database is away.
+        """
+        if self._control is not None:
+            self._control.keep()
+        if left or not self._alive or looks % RECOVER_LOOKS == 0:
+            self._take_back(self._ids(d.worker for d in left if d.ending is None))
+        rows = self._look()
+        self._notice_stop()
+        if self._alive or self._stopping:
+            return rows, 0, False
+        return rows, trials_held(self._database, self._experiment.id), self._work_left(rows)
+
+    def _wait_for_database(self, error: DatabaseUnreachable) -> None:
+        """Workers wait for it as well. Raises the error where that is of no use, or not wanted."""
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+            self._on_event(Trouble(f"the database is away, waiting for it: {error}"))
+        if not error.retryable or self._interruption.count or now - self._away_since >= AWAY_SECONDS:
+            raise error
+
+    def _dismiss(self, crew: Crew) -> None:
+        """End all workers; that they were told to is not held against their trials."""
+        crew.dismiss()
+        for worker in self._ids(self._alive):
+            self._ledger.retire(worker)
+        self._alive.clear()
+
+    def _ids(self, names: Iterable[str]) -> list[int]:
+        """The workers of these names in the database."""
+        names = list(names)
+        return registered_as(self._database, names) if names else []
 
     def _departures(self, crew: Crew) -> list[Departure]:
         """Who left, after `LOOK_SECONDS`, or as soon as somebody leaves or a signal comes."""
@@ -317,7 +331,7 @@ class Controller:
         while (rest := until - time.monotonic()) > 0 and self._interruption.count == signals:
             # In pieces: neither a thread's end nor Ray can be waited for until a signal comes.
             piece = min(rest, SIGNAL_SECONDS)
-            if self._alive == 0:
+            if not self._alive:
                 # Workers of a controller that died are still at it; their trials end, or come back.
                 time.sleep(piece)
             elif left := crew.departures(piece):
@@ -332,7 +346,10 @@ class Controller:
                 study = SearchStudy(self._storage, self._spec, row.study.method, row.study.replicate)
                 if may_ever_start(study.load(), limits):
                     return True
-        return False
+        return self._spec.comparison.retrain.seeds > 0 and any(
+            retraining.is_left(self._storage, self._spec, row.study.method, row.study.replicate)
+            for row in rows
+        )
 
     def _notice_stop(self) -> None:
         if self._stopping:
@@ -347,7 +364,7 @@ class Controller:
 
     def _count_deaths(self, left: Sequence[Departure], rows: Sequence[StudyProgress]) -> None:
         """Deaths that were seen together count as one: a machine that kills may kill many."""
-        mark = progress_mark(rows)
+        mark = progress_mark([*rows, *self._retrained])
         if mark != self._mark:
             self._mark, self._deaths = mark, 0
         dead = [departure for departure in left if departure.ending is None]
@@ -356,26 +373,18 @@ class Controller:
             self._on_event(Trouble(f"worker {departure.worker} died: {departure.reason}"))
         self._deaths += bool(dead)
 
-    def _recover(self, *, interrupted: bool = False) -> int:
-        lines = recover(self._database, self._storage, self._experiment, interrupted=interrupted)
-        for line in lines:
-            self._on_event(Trouble(line))
-        return len(lines)
+    def _take_back(self, dead: Sequence[int] = ()) -> None:
+        """Put trials whose leases ran out, or whose workers are known to be dead, back in the queue."""
+        for trial in self._ledger.expire(self._experiment.id, dead_workers=dead):
+            self._on_event(Trouble(fate(trial)))
 
     def _look(self) -> list[StudyProgress]:
-        rows = [
-            row
-            for row in queries.progress(self._database, self._experiment.id)
-            if row.study.name in self._limits
-        ]
+        every = queries.progress(self._database, self._experiment.id, role=None)
+        rows = [row for row in every if row.study.name in self._limits]
+        self._retrained = [row for row in every if row.study.role == "retraining"]
         trials = sum(limits.trials for limits in self._limits.values())
-        self._on_event(Progress(rows, trials, self._seconds(), self._alive))
+        self._on_event(Progress(rows, trials, self._seconds(), len(self._alive), self._retrained))
         return rows
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began
-
-
-def progress_mark(rows: Sequence[StudyProgress]) -> tuple[int, int]:
-    """Changes exactly when an epoch was trained for the first time, or a trial ended."""
-    return sum(row.epochs for row in rows), sum(row.complete + row.pruned + row.failed for row in rows)

@@ -37,6 +37,8 @@ class Progress:
     seconds: float
     """Since this run began."""
     workers: int
+    retraining: Sequence[StudyProgress] = ()
+    """The studies in which winners are retrained, as far as there are any yet."""
 
     @property
     def ended(self) -> int:

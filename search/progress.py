@@ -29,6 +29,9 @@ LEAST_FOR_A_PACE = 2
 """Trials that have to end before the time left is estimated: so many, or, where trials are few and long,
 that share of the plan, but at least the last number."""
 
+RETRAINED = "winners retrained"
+"""What stands in a method's place where the retraining of winners is shown."""
+
 LINE_INTERVAL = 10.0
 """Seconds between two lines of progress where the output is not a terminal."""
 
@@ -96,6 +99,34 @@ def by_method(
     return rows
 
 
+def retrained_winners(
+    studies: Sequence[StudyProgress], searches: int, spec: Mapping[str, object]
+) -> MethodProgress | None:
+    """The retraining of all winners in one row, as if it were a method's; None if the file asks for none.
+
+    `studies` are those in which winners are retrained, of `searches` studies that have or will have a
+    winner each.
+    """
+    comparison = spec.get("comparison")
+    retrain = comparison.get("retrain") if isinstance(comparison, Mapping) else None
+    seeds = retrain.get("seeds") if isinstance(retrain, Mapping) else None
+    if not isinstance(seeds, int) or seeds == 0:
+        return None
+    return MethodProgress(
+        method=RETRAINED,
+        studies=len(studies),
+        planned=max(seeds * searches, sum(study.trials for study in studies)),
+        complete=sum(study.complete for study in studies),
+        pruned=0,
+        failed=sum(study.failed for study in studies),
+        running=sum(study.running for study in studies),
+        waiting=sum(study.waiting for study in studies),
+        epochs=sum(study.epochs for study in studies),
+        seconds=sum(study.seconds for study in studies),
+        best=None,
+    )
+
+
 def remaining_seconds(*, ended: int, finished: int, planned: int, elapsed: float) -> float | None:
     """How long the rest takes if it goes on as it went: `ended` trials in `elapsed` seconds.
 
@@ -153,22 +184,30 @@ def progress_table(methods: Sequence[MethodProgress], metric: str) -> Table:
             Text(str(row.failed), style="red" if row.failed else ""),
             str(row.running),
             str(row.epochs),
-            Text(format_number(row.best), style="bold"),
+            Text("" if row.method == RETRAINED else format_number(row.best), style="bold"),
         )
     return table
 
 
 def progress_line(experiment: str, methods: Sequence[MethodProgress], remaining: float | None) -> str:
     """All of it in one line, for logs."""
-    finished, planned = sum(m.finished for m in methods), sum(m.planned for m in methods)
+    finished, planned, done = _searched(methods)
     parts = [
-        f"{clean(m.method)} {m.finished}/{m.planned} best {format_number(m.best)}"
+        f"{clean(m.method)} {m.finished}/{m.planned}"
+        + (f" best {format_number(m.best)}" if m.method != RETRAINED else "")
         + (f" pruned {m.pruned}" if m.pruned else "")
         + (f" failed {m.failed}" if m.failed else "")
         for m in methods
     ]
-    left = f", about {format_seconds(remaining)} left" if remaining and finished < planned else ""
+    left = f", about {format_seconds(remaining)} left" if remaining and not done else ""
     return f"{clean(experiment)}: {finished}/{planned} trials{left} | " + " | ".join(parts)
+
+
+def _searched(methods: Sequence[MethodProgress]) -> tuple[int, int, bool]:
+    """Trials of the search that have ended, of how many, and whether all is done, retraining included."""
+    searched = [method for method in methods if method.method != RETRAINED]
+    done = all(method.finished >= method.planned for method in methods)
+    return sum(m.finished for m in searched), sum(m.planned for m in searched), done
 
 
 class ProgressView:
@@ -225,7 +264,7 @@ class ProgressView:
         self._printed, self._printed_at = self._line, self._clock()
 
     def _picture(self, methods: Sequence[MethodProgress], remaining: float | None) -> RenderableType:
-        finished, planned = sum(m.finished for m in methods), sum(m.planned for m in methods)
-        left = f"about {format_seconds(remaining)} left" if remaining and finished < planned else ""
+        finished, planned, done = _searched(methods)
+        left = f"about {format_seconds(remaining)} left" if remaining and not done else ""
         head = Text.assemble((clean(self._experiment), "bold"), f"  {finished}/{planned} trials  {left}")
         return Group(head, progress_table(methods, self._metric))

@@ -1,45 +1,52 @@
-"""Optuna studies: made once, asked, reported to, told.
+"""Optuna studies: made once, counted, asked for values, asked for verdicts.
 
 This is the only place (with `samplers`, `pruners` and `space`) that touches Optuna's `Study`. A study
 is one method × replicate of an experiment, in Optuna's own tables, so that Optuna Dashboard and any
-Optuna client open it. What Optuna does not promise by itself (one ask at a time, a budget that is
+Optuna client open it. Nothing of a trial's life is written here: that is the ledger's, which a
+worker's lease opens. What Optuna does not promise by itself (one ask at a time, a budget that is
 never overshot) its callers add by holding the study's lock.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import random
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any, cast
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.pruners import NopPruner
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from objectives.base import Scalar, derive_seed
-from search.pruners import Direction, build_pruner
+from search.growth import Widening
+from search.history import History
+from search.placing import Limits, Load, chain_root
+from search.pruners import Direction, build_pool_pruner, build_pruner
+from search.rungs import RungTable
 from search.samplers import SamplingError, build_sampler
-from search.settings import GridSettings
+from search.settings import NoPruner
+from search.space import SearchSpace
 from search.spec import ExperimentSpec
+from storage.ledger import Draw, Lease
 
 GRID_KEY = "shoal:grid"
 """User attribute of a trial: which point of the grid it is."""
 SEED_KEY = "shoal:seed"
 """User attribute of a trial: the seed of its weights, order, augmentation and dropout."""
+RETRY_KEY = "shoal:retry_of"
+"""User attribute of a trial: the number of the failed one that it repeats."""
 
 
-class TrialTaken(Exception):  # noqa: N818 - an event that callers handle, like Optuna's TrialPruned
-    """Somebody else ended or deleted the trial; what this worker has to say of it is no longer wanted."""
-
-
-class StudyDeleted(Exception):  # noqa: N818 - an event as well
+class StudyDeleted(Exception):  # noqa: N818 - an event that callers handle, like Optuna's TrialPruned
     """Optuna's tables don't hold the study (any more)."""
 
     def __init__(self, name: str) -> None:
@@ -47,81 +54,87 @@ class StudyDeleted(Exception):  # noqa: N818 - an event as well
 
 
 class TrialUnusable(Exception):  # noqa: N818 - an event as well
-    """A trial that another Optuna client put in the queue can't be run; it has been ended as failed."""
+    """A trial that another Optuna client put in the queue can't be run; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How far a study is, counted under its lock."""
-
-    trials: int
-    """All trials, whatever their state."""
-    running: int
-    interrupted: int
-    """Waiting trials that have begun before: they go on first, and don't count as new."""
-    fresh: int
-    """Waiting trials that nobody has begun: points of a grid."""
-    epochs: int
-    """Epochs reported so far."""
-    committed: int
-    """`epochs`, and all that running and interrupted trials may still train."""
+def study_lock(study_name: str) -> str:
+    """Key of the lock under which a study is counted and asked."""
+    return f"study:{study_name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a study may have."""
-
-    trials: int
-    epochs: int | None
-    """Epochs after which no new trial begins; None: no limit."""
-    in_flight: int | None
-    """Trials running at once; None: no limit."""
-
-
-def may_start(load: Load, limits: Limits) -> bool:
-    """Whether a trial may start in a study now.
-
-    An interrupted trial may always go on: it was admitted before. A new one needs a place in the
-    budget of trials, and epochs that aren't already promised to the trials under way: so workers
-    in parallel spend no more epochs than one worker alone would.
-    """
-    if limits.in_flight is not None and load.running >= limits.in_flight:
-        return False
-    if load.interrupted:
-        return True
-    if limits.epochs is not None and load.committed >= limits.epochs:
-        return False
-    return load.fresh > 0 or load.trials < limits.trials
-
-
-def may_ever_start(load: Load, limits: Limits) -> bool:
-    """Whether a trial may start now or later, provided that running ones end well."""
-    if load.interrupted:
-        return True
-    if limits.epochs is not None and load.epochs >= limits.epochs:
-        return False
-    return load.fresh > 0 or load.trials < limits.trials
-
-
-def limits_of(spec: ExperimentSpec, method: str) -> Limits:
-    """What an experiment allows each study of a method; a grid has as many trials as points."""
-    trials = len(spec.search_space().grid_points()) if method == "grid" else spec.budget.trials
+def limits_of(spec: ExperimentSpec, method: str, replicate: int = 0) -> Limits:
+    """What an experiment allows a study; a grid has as many trials as points."""
+    trials = len(spec.grid_points(replicate)) if method == "grid" else spec.budget.trials
     return Limits(trials, spec.budget.epochs, spec.methods[method].in_flight)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A trial to run: its number decides its seed, its values decide its config."""
+@contextmanager
+def batched(storage: BaseStorage) -> Iterator[None]:
+    """Read every study at most once, and write in one transaction, where the storage can."""
+    batch = getattr(storage, "batch", None)
+    if batch is None:
+        yield
+    else:
+        with batch():
+            yield
 
-    trial_id: int
-    number: int
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a trial trains with."""
+
     values: Mapping[str, Scalar]
+    seed: int
+    draw: Draw | None
+    """What has to be stored of it; None if all is."""
+
+
+class Tally:
+    """Counts a study's trials at a cost that does not grow with it: what has finished is counted once."""
+
+    def __init__(self, max_epochs: int) -> None:
+        """`max_epochs`: the most that one trial can train."""
+        self._max_epochs = max_epochs
+        self._history = History()
+        self._generation = 0
+        self._counted = self._paid = self._epochs = 0
+
+    def update(self, trials: Sequence[FrozenTrial]) -> Load:
+        """The load of a study with these trials, in the storage's order."""
+        history = self._history
+        history.update(trials)
+        if history.generation != self._generation:
+            self._generation = history.generation
+            self._counted = self._paid = self._epochs = 0
+        for _, trial in history.finished[self._counted :]:
+            self._paid += RETRY_KEY not in trial.user_attrs
+            self._epochs += trial.last_step or 0
+        self._counted = len(history.finished)
+        return self._with_open(list(history.open.values()))
+
+    def _with_open(self, trials: Sequence[FrozenTrial]) -> Load:
+        # Ours have their seed from the moment in which the lock of their claim was given back.
+        running = [t for t in trials if t.state == TrialState.RUNNING and SEED_KEY in t.user_attrs]
+        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+        # A trial has values from the moment a worker took it; a point of the grid only a promise of them.
+        interrupted = [trial for trial in waiting if trial.params]
+        epochs = self._epochs + sum(trial.last_step or 0 for trial in trials)
+        under_way = sum(self._max_epochs - (trial.last_step or 0) for trial in (*running, *interrupted))
+        return Load(
+            trials=self._paid + sum(RETRY_KEY not in trial.user_attrs for trial in trials),
+            running=len(running),
+            interrupted=len(interrupted),
+            fresh=len(waiting) - len(interrupted),
+            epochs=epochs,
+            committed=epochs + under_way,
+        )
 
 
 class SearchStudy:
     """One study of an experiment. Raises `StudyDeleted` if Optuna's tables don't hold it.
 
-    One thread at a time. `load`, `enqueue_grid` and `ask` are called under the study's lock.
+    One thread at a time. `load`, `enqueue_grid` and `draw` are called under the study's lock where
+    something is decided by them.
     """
 
     def __init__(self, storage: BaseStorage, spec: ExperimentSpec, method: str, replicate: int) -> None:
@@ -131,157 +144,194 @@ class SearchStudy:
         self._method = method
         self._replicate = replicate
         self._space = spec.search_space()
-        self._max_epochs = spec.max_epochs()
-        self.limits = limits_of(spec, method)
-        sampler = build_sampler(
+        self.max_epochs = spec.max_epochs()
+        self.limits = limits_of(spec, method, replicate)
+        self.adaptive = spec.methods[method].adaptive
+        self._sampler = build_sampler(
             method, spec.methods[method], self._space.distributions(), seed=spec.seed, replicate=replicate
         )
-        pruner = build_pruner(spec.pruner, self._max_epochs)
         try:
             self._study = optuna.load_study(
-                study_name=self.name, storage=storage, sampler=sampler, pruner=pruner
+                study_name=self.name,
+                storage=cast("BaseStorage", _WithoutNotes(storage)),
+                sampler=self._sampler,
+                pruner=build_pruner(spec.pruner, self.max_epochs),
             )
         except KeyError:
             raise StudyDeleted(self.name) from None
+        direction: Direction = "maximize" if self._study.direction == StudyDirection.MAXIMIZE else "minimize"
+        self._rule = build_pool_pruner(spec.pruner, self.max_epochs, self.name, direction)
+        self._tally = Tally(self.max_epochs)
+        self._table = RungTable()
+        self._widening = Widening(self._space.distributions())
 
     def load(self) -> Load:
         """How far the study is. Raises `StudyDeleted`."""
+        return self._tally.update(self._trials())
+
+    def _trials(self) -> list[FrozenTrial]:
         try:
-            trials = self._study.get_trials(deepcopy=False)
+            return self._study.get_trials(deepcopy=False)
         except KeyError:
             raise StudyDeleted(self.name) from None
-        return load_of(trials, self._max_epochs)
 
     def enqueue_grid(self) -> int:
         """Put every point of the grid that isn't there yet in the queue; returns how many.
 
-        Each point is one trial with its key as user attribute, so a second call adds nothing.
+        Each point is one trial with its key as user attribute, so a second call adds nothing. One
+        that was evaluated for an earlier version of the experiment is not evaluated again.
         """
-        trials = self._study.get_trials(deepcopy=False)
-        there = {trial.user_attrs.get(GRID_KEY) for trial in trials}
-        settings = self._spec.methods[self._method]
-        points = self._space.grid_points()
-        if isinstance(settings, GridSettings) and settings.order == "shuffled":
-            points = shuffled(points, self._spec.seed, self._replicate)
+        there = {trial.user_attrs.get(GRID_KEY) for trial in self._trials()}
+        points = self._spec.grid_points(self._replicate)
         missing = [point for point in points if grid_key(point) not in there]
-        for point in missing:
-            self._study.enqueue_trial(point, user_attrs={GRID_KEY: grid_key(point)})
+        with batched(self._storage):
+            for point in missing:
+                self._study.enqueue_trial(point, user_attrs={GRID_KEY: grid_key(point)})
         return len(missing)
 
-    def ask(self) -> Asked:
-        """The next trial: the first that waits, else a new one with values from the sampler.
+    def draw(self, lease: Lease) -> Drawn:
+        """The values and the seed of a trial: those that it has, those it was given, else the sampler's.
 
         Raises `TrialUnusable` for one whose values, given by another Optuna client, don't fit the
-        space: it would end every worker that asks, and with them the experiment.
+        space: it would end every worker that takes it, and with them the experiment.
         """
-        trial = self._study.ask()
-        found = self._storage.get_trial(trial._trial_id)
-        given = found.system_attrs.get("fixed_params", {})
+        given = {**lease.fixed, **lease.params}
         reason = self._space.misfit(given)
-        if reason is None:
-            try:
-                return Asked(trial._trial_id, trial.number, self._space.suggest(trial))
-            except (ValueError, SamplingError) as error:
-                if not given and not found.params:
-                    raise  # a mistake of ours or of the sampler's
-                reason = str(error)
-        give_up(self._storage, trial._trial_id, reason)
-        raise TrialUnusable(f"trial {trial.number} of {self.name}: {reason}")
+        if reason is not None:
+            raise TrialUnusable(reason)
+        began = time.perf_counter()
+        try:
+            values = draw(
+                self._widening.of(self._study),
+                self._sampler,
+                _frozen(lease, self._space),
+                self._space,
+                lease.fixed,
+            )
+        except (ValueError, SamplingError) as error:
+            if not given:
+                raise  # a mistake of ours or of the sampler's
+            raise TrialUnusable(str(error)) from error
+        seconds = time.perf_counter() - began
+        seed = derive_seed(self._spec.seed, self._replicate, self._root(lease))
+        new = {name: value for name, value in values.items() if name not in lease.params}
+        if not new and SEED_KEY in lease.attributes:
+            return Drawn(values, seed, None)
+        kinds = self._space.distributions()
+        draws = Draw(
+            lease=lease,
+            values=new,
+            distributions={name: kinds[name] for name in new},
+            attributes={SEED_KEY: seed},
+            sampler_seconds=seconds,
+        )
+        return Drawn(values, seed, draws)
 
-    def note(self, asked: Asked, key: str, value: Scalar) -> None:
-        """Set a user attribute of a trial. Raises `TrialTaken`."""
-        with _taken(asked):
-            self._storage.set_trial_user_attr(asked.trial_id, key, value)
+    def _root(self, lease: Lease) -> int:
+        """The number whose seed a trial has: its own, or that of the trial that it repeats."""
+        if RETRY_KEY not in lease.attributes:
+            return lease.number
+        repeats = [trial.user_attrs.get(RETRY_KEY) for trial in self._trials()]
+        repeats += [None] * (lease.number + 1 - len(repeats))
+        repeats[lease.number] = int(lease.attributes[RETRY_KEY])
+        return chain_root(lease.number, repeats)
 
-    def report(self, asked: Asked, epoch: int, value: float) -> None:
-        """Store a trial's value after so many epochs. Raises `TrialTaken`.
-
-        An epoch that an earlier attempt reported is written again: it is the same value, unless
-        the attempts ran on different devices, and then the one that is used should be seen.
-        """
-        if not math.isfinite(value):
-            raise ValueError(f"trial {asked.number} of {self.name} reported {value} at epoch {epoch}")
-        with _taken(asked):
-            self._storage.set_trial_intermediate_value(asked.trial_id, epoch, value)
-
-    def should_prune(self, asked: Asked, epoch: int) -> bool:
-        """Whether the trial stops after this epoch. Raises `TrialTaken`.
+    def stops(self, asked: Sequence[tuple[int, int]]) -> list[bool]:
+        """Whether each (trial number, epoch just reported) is pruned: a whole pool in one question.
 
         Epochs that lie before the last one reported are a repetition: they were let through once,
         and a pruner would judge them by what came later.
         """
-        if isinstance(self._study.pruner, NopPruner):
-            return False
-        with _taken(asked):
-            trial = self._storage.get_trial(asked.trial_id)
-        if trial.last_step is None or trial.last_step > epoch:
-            return False
-        return self._study.pruner.prune(self._study, trial)
-
-    def complete(self, asked: Asked, value: float) -> None:
-        """The trial trained to its end. Raises `TrialTaken`."""
-        if not math.isfinite(value):
-            raise ValueError(f"trial {asked.number} of {self.name} ended with {value}")
-        self._tell(asked, TrialState.COMPLETE, value)
-
-    def prune(self, asked: Asked) -> None:
-        """The trial was stopped; Optuna keeps the value at its last epoch. Raises `TrialTaken`."""
-        self._tell(asked, TrialState.PRUNED)
-
-    def fail(self, asked: Asked, reason: str) -> None:
-        """The trial can't be trained. Raises `TrialTaken`."""
-        self.note(asked, "reason", reason)
-        self._tell(asked, TrialState.FAIL)
-
-    def requeue(self, asked: Asked) -> None:
-        """Put a running trial back in the queue, with its number, values and reports."""
-        requeue(self._storage, asked.trial_id)
-
-    def _tell(self, asked: Asked, state: TrialState, value: float | None = None) -> None:
-        with _taken(asked):
-            try:
-                self._study.tell(asked.number, value, state=state)
-            except ValueError as error:
-                # Values are checked above; what is left is "Cannot tell a COMPLETE trial."
-                raise TrialTaken(f"trial {asked.number} of {self.name}: {error}") from error
+        if isinstance(self._spec.pruner, NoPruner) or not asked:
+            return [False] * len(asked)
+        self._table.update(self._trials())
+        return self._rule.verdicts(self._table, asked)
 
 
-@contextmanager
-def _taken(asked: Asked) -> Iterator[None]:
-    try:
-        yield
-    except (UpdateFinishedTrialError, KeyError) as error:
-        raise TrialTaken(f"trial {asked.number}: {error}") from error
+class _WithoutNotes:
+    """A storage for samplers: what they note on the trial at hand is dropped.
+
+    Optuna's TPE stores there what it has drawn together, for others to see before the values are
+    stored one by one. Here all values of a trial are stored at once, by its lease.
+    """
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Nothing."""
 
 
-def load_of(trials: Sequence[FrozenTrial], max_epochs: int) -> Load:
-    """Count a study's trials. `max_epochs`: the most that one trial can train."""
-    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-    # A trial has values from the moment a worker asked for it; a point of the grid only a promise of them.
-    interrupted = [trial for trial in waiting if trial.params]
-    epochs = sum(trial.last_step or 0 for trial in trials)
-    under_way = sum(max_epochs - (trial.last_step or 0) for trial in (*running, *interrupted))
-    return Load(
-        trials=len(trials),
-        running=len(running),
-        interrupted=len(interrupted),
-        fresh=len(waiting) - len(interrupted),
-        epochs=epochs,
-        committed=epochs + under_way,
+def draw(
+    study: Study,
+    sampler: BaseSampler,
+    trial: FrozenTrial,
+    space: SearchSpace,
+    fixed: Mapping[str, Any],
+) -> dict[str, Scalar]:
+    """A trial's values as Optuna's `Trial.suggest_*` would give them, without writing any of them.
+
+    Those that `trial` has stay; `fixed` ones are taken as given; the others come from the sampler,
+    together where it knows how, else one by one. `trial` is changed: it gets the values as they are
+    drawn, since an independent draw may look at them. Raises `ValueError` for a value that isn't one
+    of its dimension, and what the sampler raises.
+    """
+    kinds = space.distributions()
+    # What `Study.ask` does: a sampler that asks for trials sees those of now, not those of the last draw.
+    study._thread_local.cached_all_trials = None
+    seen = optuna.pruners._filter_study(study, trial)
+    sampler.before_trial(seen, trial)
+    joint: tuple[Mapping[str, BaseDistribution], Mapping[str, Any]] | None = None
+    values: dict[str, Scalar] = {}
+    for name in space.order:
+        if not space.is_active(name, values):
+            continue
+        kind = kinds[name]
+        if name in trial.params:
+            value = trial.params[name]
+        elif name in fixed:
+            value = fixed[name]
+        elif kind.single():
+            value = kind.choices[0] if isinstance(kind, CategoricalDistribution) else cast("Any", kind).low
+        else:
+            if joint is None:
+                relative = sampler.infer_relative_search_space(seen, trial)
+                joint = relative, sampler.sample_relative(seen, trial, relative)
+            value = joint[1].get(name)
+            if name not in joint[1] or not kind._contains(kind.to_internal_repr(value)):
+                value = sampler.sample_independent(seen, trial, name, kind)
+        # As whoever reads it from the database will see it: 1 of a float is 1.0.
+        value = kind.to_external_repr(kind.to_internal_repr(value))
+        values[name] = trial.params[name] = value
+        trial.distributions[name] = kind
+    return values
+
+
+def _frozen(lease: Lease, space: SearchSpace) -> FrozenTrial:
+    """The trial as a sampler sees it."""
+    kinds = space.distributions()
+    known = {name: value for name, value in lease.params.items() if name in kinds}
+    return FrozenTrial(
+        number=lease.number,
+        trial_id=lease.trial_id,
+        state=TrialState.RUNNING,
+        value=None,
+        datetime_start=None,
+        datetime_complete=None,
+        params=known,
+        distributions={name: kinds[name] for name in known},
+        user_attrs=dict(lease.attributes),
+        system_attrs={"fixed_params": dict(lease.fixed)} if lease.fixed else {},
+        intermediate_values={},
     )
 
 
 def grid_key(point: Mapping[str, Scalar]) -> str:
     """What makes a point of the grid itself: its values in canonical JSON."""
     return json.dumps(dict(point), sort_keys=True, separators=(",", ":"))
-
-
-def shuffled(points: Sequence[dict[str, Scalar]], seed: int, replicate: int) -> list[dict[str, Scalar]]:
-    """The points in the replicate's own order."""
-    order = list(points)
-    random.Random(derive_seed(seed, replicate, "grid")).shuffle(order)
-    return order
 
 
 def create_study(
@@ -317,23 +367,6 @@ def study_exists(storage: BaseStorage, name: str) -> bool:
     except KeyError:
         return False
     return "shoal:versions" in attributes
-
-
-def requeue(storage: BaseStorage, trial_id: int) -> bool:
-    """Put a trial back in its study's queue; False if it has ended meanwhile (or is deleted)."""
-    try:
-        return storage.set_trial_state_values(trial_id, TrialState.WAITING)
-    except (UpdateFinishedTrialError, KeyError):
-        return False
-
-
-def give_up(storage: BaseStorage, trial_id: int, reason: str) -> bool:
-    """End a trial that no worker holds as failed; False if it has ended meanwhile."""
-    try:
-        storage.set_trial_user_attr(trial_id, "reason", reason)
-        return storage.set_trial_state_values(trial_id, TrialState.FAIL)
-    except (UpdateFinishedTrialError, KeyError):
-        return False
 
 
 def quiet_optuna() -> None:

@@ -130,6 +130,10 @@ class BatchedLedger:
             script += sql.REPORT + sql.POINTS
         if endings:
             values["endings"] = json.dumps([_ending(ending) for ending in endings])
+            readings = reading_rows(endings)
+            if readings:
+                values["readings"] = json.dumps(readings)
+                script += sql.READ
             script += sql.CUT + sql.END
         script += sql.REFUSED
 
@@ -294,8 +298,33 @@ def _ending(ending: Ending) -> dict[str, Any]:
     }
 
 
+def reading_rows(endings: Iterable[Ending]) -> list[dict[str, Any]]:
+    """Readings of the test set for a statement. Raises `ValueRefused` for a number that is not finite."""
+    return [
+        {
+            "token": ending.lease.token,
+            "study_name": read.study_name,
+            "trial_id": read.trial_id,
+            "trial_number": read.trial_number,
+            "config": json.loads(json_text(dict(read.config))),
+            "seed": read.seed,
+            "metrics": {
+                name: finite(value, f"{name} on the test set") for name, value in read.metrics.items()
+            },
+            "validation": {name: finite(value, name) for name, value in read.validation.items()},
+            "epochs": int(read.epochs),
+            "images": int(read.images),
+            "seconds": finite(read.seconds, "the seconds of a reading"),
+        }
+        for ending in endings
+        if (read := ending.reading) is not None
+    ]
+
+
 def check_ending(ending: Ending) -> None:
     """Raises `ValueRefused` for a complete trial without a finite value, or a failure without a reason."""
+    if ending.reading is not None and ending.state != "complete":
+        raise ValueRefused("only a complete trial reads the test set")
     if ending.state == "complete":
         if ending.value is None:
             raise ValueRefused("a complete trial has a value")

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from storage.database import Database, optuna_tables_missing
+from storage.retraining_rules import RETRAINED_ONCE, RETRAININGS_ARE_READ
 
 Found: TypeAlias = list[tuple[str, str]]
 """Where and what."""
@@ -279,6 +280,19 @@ def grid_points_once(connection: Connection, values: dict[str, Any]) -> Found:
     )
 
 
+def retrained_once(connection: Connection, values: dict[str, Any]) -> Found:
+    """A winner's fresh seed is one trial; only the repetition of a failed one has it again."""
+    return _find(connection, values, RETRAINED_ONCE)
+
+
+def retrainings_are_read(connection: Connection, values: dict[str, Any]) -> Found:
+    """A retraining that we completed has read the test set once, and no other trial has.
+
+    Of two trials of one winner's seed (another client may copy trials) the first that ended has.
+    """
+    return _find(connection, values, RETRAININGS_ARE_READ)
+
+
 def repeated_once(connection: Connection, values: dict[str, Any]) -> Found:
     """A trial is repeated once, and only if it failed."""
     return _find(
@@ -336,6 +350,8 @@ RULES: dict[str, Callable[[Connection, dict[str, Any]], Found]] = {
     "curves and reports agree": curves_agree,
     "values are finite": values_are_finite,
     "a grid point is one trial": grid_points_once,
+    "a winner's seed is one trial": retrained_once,
+    "retrainings are read once": retrainings_are_read,
     "a failed trial is repeated once": repeated_once,
     "running trials have leases": running_under_a_lease,
 }

@@ -1,12 +1,15 @@
 """Connections to Postgres: how each one is set up, and pools that keep none for longer than it is used.
 
-Two hundred workers share a server that allows a hundred connections, so a connection that lies
-idle is given back within seconds. One thread per process looks after all pools, and only while
-there is something to close.
+Two hundred workers share a server that allows forty connections, so a connection that lies idle is
+given back within seconds, and one that is in use now and then does not stay for ever either: who
+waits for a place would never get one. Once the server has said that it is full, nothing is kept at
+all for a while. One thread per process looks after all pools, and only while there is something to
+close.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import Any
@@ -15,10 +18,16 @@ from weakref import WeakSet
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool, Pool
 
+from storage.urls import FULL
+
 CONNECT_TIMEOUT = 10
 """Seconds."""
 IDLE_SECONDS = 2.0
 """A connection that nobody used for this long is closed."""
+LIFE_SECONDS = 5.0
+"""A connection that is older is closed when it comes back, so that others get a place."""
+CROWDED_SECONDS = 30.0
+"""For so long after the server was full, connections are closed as soon as they come back."""
 POOL_SIZE = 4
 """Connections of one pool at most; who wants a fifth waits."""
 POOL_WAIT = 30.0
@@ -137,15 +146,33 @@ class BriefPool(Pool):
                 return self._idle.pop()[1]
         try:
             return self._create_connection()
-        except BaseException:
+        except BaseException as error:
             self._places.release()
+            if any(words in str(error) for words in FULL):
+                _crowd.met_at = time.monotonic()
             raise
 
     def _do_return_conn(self, record: Any) -> None:
+        now = time.monotonic()
+        since = record.info.setdefault("since", now)
+        if now - since >= LIFE_SECONDS or now - _crowd.met_at < CROWDED_SECONDS:
+            record.close()
+            self._places.release()
+            return
         with self._guard:
-            self._idle.append((time.monotonic(), record))
+            self._idle.append((now, record))
         self._places.release()
         _reaper.watch(self)
+
+
+class _Crowd:
+    """What this process has met of other clients."""
+
+    met_at = -math.inf
+    """When a server was last too full for us."""
+
+
+_crowd = _Crowd()
 
 
 class _Reaper:

@@ -52,7 +52,7 @@ SELECT point.trial_id, array_agg(point.epoch ORDER BY point.epoch),
        array_agg(point.seconds ORDER BY point.epoch)
 FROM shoal.epochs AS point
 JOIN shoal.experiment_studies AS study ON study.id = point.study_id
-WHERE study.experiment_id = :experiment_id
+WHERE study.experiment_id = :experiment_id AND study.role = 'search'
 GROUP BY point.trial_id
 """
 
@@ -72,11 +72,11 @@ class Curves:
         return self._read("study.name = :value", study_name)
 
     def of_experiment(self, experiment_id: int) -> list[EpochRecord]:
-        """All curves of an experiment, by study, trial and epoch."""
-        return self._read("study.experiment_id = :value", experiment_id)
+        """All curves of an experiment's search, by study, trial and epoch."""
+        return self._read("study.experiment_id = :value AND study.role = 'search'", experiment_id)
 
     def points(self, experiment_id: int, metric: str) -> dict[int, CurveArrays]:
-        """What a report needs of all curves of an experiment, by the trial's id.
+        """What a report needs of all curves of an experiment's search, by the trial's id.
 
         A row per trial: at 200,000 epochs a tenth of what `of_experiment` takes.
         """

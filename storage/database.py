@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from storage import patience as waiting
-from storage.connections import engine_settings
+from storage.connections import BriefPool, engine_settings
 from storage.errors import (
     DatabaseBusy,
     DatabaseUnreachable,
@@ -49,6 +49,14 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 OLDEST_SERVER = 13
 OPTUNA_REVISION = "v3.2.0.a"
 """The revision of Optuna's schema that our queries were written for."""
+
+BRIEF_LOCKS = 16
+"""Locks that threads of this process may hold at once for moments each; who wants another waits."""
+
+TRY_FOR = """
+SELECT pg_try_advisory_lock(:key),
+       (SELECT set_config(name, :idle, false) FROM pg_settings WHERE name = 'idle_session_timeout')
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +92,10 @@ class Database:
         self._direct: Engine = sqlalchemy.create_engine(
             self._parsed, **settings | {"isolation_level": "AUTOCOMMIT", "pool_pre_ping": False}
         )
-        self._own: Engine = sqlalchemy.create_engine(
-            self._parsed, **engine_settings(application_name, pooled=False)
+        own = engine_settings(application_name, pooled=False)
+        self._own: Engine = sqlalchemy.create_engine(self._parsed, **own)
+        self._brief: Engine = sqlalchemy.create_engine(
+            self._parsed, **own | {"poolclass": BriefPool, "pool_size": BRIEF_LOCKS, "pool_pre_ping": True}
         )
 
     def __repr__(self) -> str:
@@ -101,8 +111,8 @@ class Database:
 
     def close(self) -> None:
         """Close the pooled connections; using the database again opens new ones."""
-        self.engine.dispose()
-        self._direct.dispose()
+        for engine in (self.engine, self._direct, self._brief):
+            engine.dispose()
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -169,17 +179,23 @@ class Database:
                 return connection
 
     @contextmanager
-    def lock(self, key: str, *, wait: bool = True) -> Iterator[bool]:
+    def lock(self, key: str, *, wait: bool = True, idle_seconds: float | None = None) -> Iterator[bool]:
         """Hold the advisory lock of `key` in the whole database, on a connection of its own.
 
         Yields True once it is held, and False, without holding it, only if `wait` is False and
-        somebody else has it. The end of the process, however sudden, frees it. Not re-entrant.
+        somebody else has it. The end of the process, however sudden, frees it. One that was only
+        stopped (SIGSTOP) would keep it: with `idle_seconds`, for a lock that isn't waited for, the
+        server (14 or newer) frees it after so long. Not re-entrant.
         """
         number = {"key": lock_number(key)}
-        with self.own_connection() as connection:
+        brief = not wait and idle_seconds is not None
+        with self._brief_connection() if brief else self.own_connection() as connection:
             if wait:
                 connection.execute(text("SELECT pg_advisory_lock(:key)"), number)
                 held = True
+            elif idle_seconds is not None:
+                idle = {"idle": f"{round(1000 * idle_seconds)}ms"}
+                held = bool(connection.execute(text(TRY_FOR), number | idle).one()[0])
             else:
                 held = bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), number))
             try:
@@ -187,6 +203,20 @@ class Database:
             finally:
                 if held:
                     self._unlock(connection, number, key)
+
+    @contextmanager
+    def _brief_connection(self) -> Iterator[Connection]:
+        """A connection for locks that are held for moments, again and again: a new one for each costs more.
+
+        Back in its pool it holds no lock: after an error it is closed.
+        """
+        with self._translated(), self._connect(self._brief) as raw:
+            connection = raw.execution_options(isolation_level="AUTOCOMMIT")
+            try:
+                yield connection
+            except BaseException:
+                connection.invalidate()
+                raise
 
     def migrate(self) -> None:
         """Bring our schema to this version's. Safe to call from many processes at once.
@@ -272,6 +302,7 @@ class Database:
         except DBAPIError:
             # The connection broke, and the server freed the lock then: what the caller did
             # since was not under it. Raising would hide an error of the caller's own.
+            connection.invalidate()
             logger.warning("the connection that held the lock %s broke", key)
 
     @contextmanager

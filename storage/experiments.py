@@ -11,9 +11,10 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
+from storage.control import Control, control_key
 from storage.database import Database, constraint_of, lock_number
-from storage.errors import ExperimentBusy, ExperimentExists, ExperimentNotFound, ValueRefused
-from storage.records import ExperimentRecord, ExperimentState, StudyRecord
+from storage.errors import ExperimentExists, ExperimentNotFound, ValueRefused
+from storage.records import ExperimentRecord, ExperimentState, StudyRecord, StudyRole
 from storage.values import json_text, storable
 
 COLUMNS = "id, name, spec, space_hash, state, stop_requested, created_at, updated_at, environment"
@@ -26,9 +27,9 @@ RETURNING {COLUMNS}
 """  # noqa: S608 (only our own constants are put in)
 
 ADD_STUDY = """
-INSERT INTO shoal.experiment_studies (experiment_id, method, replicate, name)
-VALUES (:experiment_id, :method, :replicate, :name)
-ON CONFLICT (experiment_id, method, replicate) DO NOTHING
+INSERT INTO shoal.experiment_studies (experiment_id, method, replicate, name, role)
+VALUES (:experiment_id, :method, :replicate, :name, :role)
+ON CONFLICT (experiment_id, method, replicate, role) DO NOTHING
 """
 
 GROW = f"""
@@ -118,15 +119,25 @@ class Experiments:
         with self.database.begin() as connection:
             return [ExperimentRecord(**row) for row in connection.execute(text(statement)).mappings()]
 
-    def studies(self, experiment_id: int) -> Sequence[StudyRecord]:
-        """The studies of an experiment, in the order in which they were given."""
+    def studies(self, experiment_id: int, *, role: StudyRole | None = "search") -> Sequence[StudyRecord]:
+        """The studies of an experiment, in the order in which they were given; None: of every role."""
         statement = (
-            "SELECT id, experiment_id, method, replicate, name FROM shoal.experiment_studies "
-            "WHERE experiment_id = :id ORDER BY id"
+            "SELECT id, experiment_id, method, replicate, name, role FROM shoal.experiment_studies "
+            "WHERE experiment_id = :id AND (CAST(:role AS text) IS NULL OR role = :role) ORDER BY id"
         )
         with self.database.begin() as connection:
-            rows = connection.execute(text(statement), {"id": experiment_id}).mappings()
+            rows = connection.execute(text(statement), {"id": experiment_id, "role": role}).mappings()
             return [StudyRecord(**row) for row in rows]
+
+    def add_study(
+        self, experiment_id: int, method: str, replicate: int, name: str, *, role: StudyRole
+    ) -> None:
+        """Note a study that came up while the experiment ran; one that is there stays as it is.
+
+        Raises `ValueRefused` for a name that another study has.
+        """
+        with self.database.begin() as connection:
+            _add_studies(connection, experiment_id, [(method, replicate, name)], role)
 
     def set_state(self, experiment_id: int, state: ExperimentState) -> None:
         """Store how far it is. Raises `ExperimentNotFound`; `ValueRefused` for an unknown state."""
@@ -155,18 +166,18 @@ class Experiments:
         return bool(row[0]), row[1]
 
     @contextmanager
-    def control(self, experiment: ExperimentRecord) -> Iterator[None]:
+    def control(self, experiment: ExperimentRecord) -> Iterator[Control]:
         """Be the experiment's only controller until the block or the process ends.
 
+        Who stays longer calls `keep` now and then, for a restart of the server frees the lock.
         Raises `ExperimentBusy` at once if somebody else is.
         """
-        with self.database.lock(control_key(experiment.id), wait=False) as held:
-            if not held:
-                raise ExperimentBusy(
-                    f"the experiment {experiment.name!r} is being run by another process: wait for it, "
-                    f"or `shoal stop {experiment.name}`"
-                )
-            yield
+        control = Control(self.database, experiment.id, experiment.name)
+        control.take()
+        try:
+            yield control
+        finally:
+            control.give_back()
 
     def controlled(self, experiment_ids: Iterable[int]) -> frozenset[int]:
         """Which of the experiments a living process controls now; takes no lock itself.
@@ -185,15 +196,18 @@ class Experiments:
             raise ExperimentNotFound(f"there is no experiment with id {values['id']}")
 
 
-def control_key(experiment_id: int) -> str:
-    """The key of the lock that an experiment's controller holds."""
-    return f"experiment:{experiment_id}"
-
-
-def _add_studies(connection: Connection, experiment_id: int, studies: Studies) -> None:
+def _add_studies(
+    connection: Connection, experiment_id: int, studies: Studies, role: StudyRole = "search"
+) -> None:
     try:
         for method, replicate, name in studies:
-            values = {"experiment_id": experiment_id, "method": method, "replicate": replicate, "name": name}
+            values = {
+                "experiment_id": experiment_id,
+                "method": method,
+                "replicate": replicate,
+                "name": name,
+                "role": role,
+            }
             connection.execute(text(ADD_STUDY), values)
     except IntegrityError as error:
         if constraint_of(error) != "experiment_studies_name_unique":

@@ -97,6 +97,8 @@ FAILPOINTS: dict[str, str] = {
     "ledger.write.committed": "after a write was committed, before the worker knows of it",
     "ledger.expire.committed": "after leases were taken back, before the caller knows of it",
     "ledger.retry.committed": "after failed trials were put in the queue again, before the caller knows",
+    "retraining.noted": "the study of a winner's retraining is noted, but not in Optuna's tables yet",
+    "retraining.made": "the study of a winner's retraining is in Optuna's tables, without its trials",
     "stock.claim.made": "the stock ledger has made a waiting trial, which nobody has claimed yet",
     "stock.claim.begun": "the stock ledger has stored an attempt; its trial is not RUNNING yet",
     "stock.write.told": "the stock ledger has ended a trial; its attempt is not ended yet",

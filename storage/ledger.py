@@ -96,6 +96,24 @@ class EpochWrite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingWrite:
+    """What a retraining found on the sealed test set, for the log of its readings."""
+
+    study_name: str
+    trial_id: int
+    trial_number: int
+    """The trial of the search whose config was trained again."""
+    config: Mapping[str, Scalar]
+    seed: int
+    metrics: Mapping[str, float]
+    """On the test images."""
+    validation: Mapping[str, float]
+    epochs: int
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """How a worker parts with a trial."""
 
@@ -108,6 +126,8 @@ class Ending:
     reason: str | None = None
     """Needed for `failed` and `retry`."""
     traceback: str | None = None
+    reading: ReadingWrite | None = None
+    """Of a complete trial that was a retraining. Of a winner's seed that was read before, the first stays."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,6 +282,23 @@ FROM fate AS attempt JOIN shoal.experiment_studies AS study ON study.id = attemp
 ORDER BY attempt.token;
 """  # noqa: S608
 
+# Before END, while the attempts still run. A winner's seed is read once: of a copy of its trial that
+# another client put in the queue nothing is stored.
+READ = f"""
+INSERT INTO shoal.test_readings
+    (experiment_id, study_name, trial_id, trial_number, config, seed, metrics, validation, epochs, images,
+     seconds, purpose, retraining_trial_id)
+SELECT study.experiment_id, said.study_name, said.trial_id, said.trial_number, said.config, said.seed,
+       said.metrics, said.validation, said.epochs, said.images, said.seconds, 'retraining', attempt.trial_id
+FROM json_to_recordset(CAST(%(readings)s AS json)) AS said(
+    token bigint, study_name text, trial_id int, trial_number int, config json, seed bigint, metrics json,
+    validation json, epochs int, images int, seconds float8)
+JOIN shoal.attempts AS attempt ON attempt.token = said.token AND {PASSED}
+JOIN shoal.experiment_studies AS study ON study.id = attempt.study_id
+ORDER BY said.trial_id, said.seed
+ON CONFLICT (trial_id, seed) WHERE purpose = 'retraining' DO NOTHING;
+"""  # noqa: S608
+
 REFUSED = f"""
 WITH refused AS (
     SELECT said.token, CASE

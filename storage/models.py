@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from storage.database import SCHEMA
-from storage.records import AttemptState, EventKind, ExperimentState
+from storage.records import AttemptState, EventKind, ExperimentState, Purpose, StudyRole
 
 EXPERIMENT_NAME, STUDY_NAME, SHORT_NAME = 128, 512, 128
 """Longest names in characters; Optuna's own study names hold 512."""
@@ -97,15 +97,16 @@ class Experiment(Base):
 
 
 class ExperimentStudy(Base):
-    """One method × replicate. Not called `studies`, which is the name of Optuna's table."""
+    """One method × replicate, or the retraining of its winner. Not called `studies`, as Optuna's table is."""
 
     __tablename__ = "experiment_studies"
     __table_args__ = (
         # An Optuna study's trials are counted for one experiment only.
         UniqueConstraint("name"),
-        # A method runs each replicate once.
-        UniqueConstraint("experiment_id", "method", "replicate"),
+        # A method runs each replicate once, and its winners are retrained in one place.
+        UniqueConstraint("experiment_id", "method", "replicate", "role"),
         CheckConstraint("replicate >= 0", name="replicate_not_negative"),
+        CheckConstraint(one_of("role", StudyRole), name="role_known"),
         CheckConstraint("name <> '' AND method <> ''", name="names_given"),
     )
 
@@ -114,6 +115,7 @@ class ExperimentStudy(Base):
     method: Mapped[str] = mapped_column(String(SHORT_NAME))
     replicate: Mapped[int]
     name: Mapped[str] = mapped_column(String(STUDY_NAME))
+    role: Mapped[str] = mapped_column(server_default="search")
 
 
 class Worker(Base):
@@ -260,6 +262,41 @@ class Event(Base):
     detail: Mapped[dict[str, Any] | None]
 
 
+class Program(Base):
+    """How trials of a kind train on a kind of device: together with others, or alone. Decided once.
+
+    A trial's last bits show which way it trained, so all workers and later runs go the same way.
+    """
+
+    __tablename__ = "programs"
+    __table_args__ = (
+        # Of workers that decide at once, the first decides for all.
+        UniqueConstraint("experiment_id", "program", "batch", "device"),
+        CheckConstraint("fused = (reason IS NULL)", name="reason_if_alone"),
+        CheckConstraint("batch >= 1 AND slots >= 1 AND rows >= 1", name="sizes_from_one"),
+        CheckConstraint(finite_and_not_negative("fused_rate"), name="fused_rate_finite"),
+        CheckConstraint(finite_and_not_negative("alone_rate"), name="alone_rate_finite"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, Identity(always=True), primary_key=True)
+    experiment_id: Mapped[int] = mapped_column(ForeignKey(Experiment.id, ondelete="CASCADE"))
+    program: Mapped[str]
+    """The architecture, as JSON."""
+    batch: Mapped[int]
+    """Images of a batch, rounded up to one of a few sizes."""
+    device: Mapped[str]
+    fused: Mapped[bool]
+    reason: Mapped[str | None]
+    """Why alone."""
+    fused_rate: Mapped[float | None]
+    """Training images per second when it was decided; NULL: not measured."""
+    alone_rate: Mapped[float | None]
+    slots: Mapped[int | None]
+    """The most that memory had room for; NULL: no limit was met."""
+    rows: Mapped[int | None]
+    decided_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class TestReading(Base):
     """A reading of the sealed test images. A trigger refuses any change: the log only grows."""
 
@@ -267,7 +304,22 @@ class TestReading(Base):
     __tablename__ = "test_readings"
     __table_args__ = (
         Index("test_readings_experiment_id_index", "experiment_id"),
-        CheckConstraint("epochs >= 1 AND images >= 1", name="something_read"),
+        # A winner is retrained and read once per seed.
+        Index(
+            "test_readings_one_per_retraining",
+            "trial_id",
+            "seed",
+            unique=True,
+            postgresql_where=text("purpose = 'retraining'"),
+        ),
+        CheckConstraint(one_of("purpose", Purpose), name="purpose_known"),
+        CheckConstraint(
+            "(purpose = 'retraining') = (retraining_trial_id IS NOT NULL)", name="retraining_named"
+        ),
+        # A function of the user's own has a value and no images.
+        CheckConstraint(
+            "epochs >= 1 AND images >= CASE purpose WHEN 'score' THEN 1 ELSE 0 END", name="something_read"
+        ),
         CheckConstraint(finite_and_not_negative("seconds"), name="seconds_finite"),
     )
 
@@ -275,6 +327,7 @@ class TestReading(Base):
     experiment_id: Mapped[int] = mapped_column(ForeignKey(Experiment.id))
     study_name: Mapped[str] = mapped_column(String(STUDY_NAME))
     trial_id: Mapped[int]
+    """The trial of the search whose config was trained."""
     trial_number: Mapped[int]
     config: Mapped[dict[str, Any]]
     seed: Mapped[int] = mapped_column(BigInteger)
@@ -284,3 +337,6 @@ class TestReading(Base):
     images: Mapped[int]
     seconds: Mapped[float]
     read_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    purpose: Mapped[str] = mapped_column(server_default="score")
+    retraining_trial_id: Mapped[int | None]
+    """Of a retraining: the trial that trained it."""

@@ -26,6 +26,9 @@ from storage.page_values import (
 from storage.queries import BY_NUMBER, OF_OUR_STUDIES, ROWS, STATES, TRAINED, VALUE, rows_of
 from storage.records import ExperimentRecord, StudyRecord, TrialRow, TrialState
 
+OF_THE_SEARCH = "(study.role = 'search' OR study.id = CAST(:study_id AS integer))"
+"""Where studies that retrain winners are shown only if one of them is asked for."""
+
 READ_ONLY = "-c default_transaction_read_only=on"
 """What the view's connections begin with: a mistake in a page can't write."""
 
@@ -51,7 +54,7 @@ FROM shoal.experiments WHERE id = :id
 """
 
 STUDY = """
-SELECT study.id, study.experiment_id, study.method, study.replicate, study.name
+SELECT study.id, study.experiment_id, study.method, study.replicate, study.name, study.role
 FROM shoal.experiment_studies AS study WHERE study.id = :id
 """
 
@@ -82,7 +85,7 @@ LEFT JOIN LATERAL (
         SELECT CASE WHEN direction.direction = 'MAXIMIZE' THEN 1 ELSE -1 END AS sign
     ) AS wanted
     LEFT JOIN trial_values AS result ON result.trial_id = trial.trial_id AND result.objective = 0
-    WHERE study.experiment_id = experiment.id
+    WHERE study.experiment_id = experiment.id AND study.role = 'search'
 ) AS counted ON true
 ORDER BY experiment.id DESC
 """  # noqa: S608 (here and below: only our own constants are put in)
@@ -90,8 +93,8 @@ ORDER BY experiment.id DESC
 EXPERIMENTS_ALONE = """
 SELECT experiment.id, experiment.name, experiment.state, experiment.spec, experiment.created_at,
        experiment.updated_at,
-       (SELECT count(*) FROM shoal.experiment_studies AS study WHERE study.experiment_id = experiment.id)
-           AS studies,
+       (SELECT count(*) FROM shoal.experiment_studies AS study
+        WHERE study.experiment_id = experiment.id AND study.role = 'search') AS studies,
        0 AS waiting, 0 AS running, 0 AS complete, 0 AS pruned, 0 AS failed, CAST(NULL AS float8) AS best
 FROM shoal.experiments AS experiment ORDER BY experiment.id DESC LIMIT :limit OFFSET :offset
 """
@@ -121,7 +124,7 @@ FROM (
                 SELECT CASE WHEN direction.direction = 'MAXIMIZE' THEN 1 ELSE -1 END AS sign
             ) AS wanted
             LEFT JOIN trial_values AS result ON result.trial_id = trial.trial_id AND result.objective = 0
-            WHERE study.experiment_id = :experiment_id
+            WHERE study.experiment_id = :experiment_id AND {OF_THE_SEARCH}
               AND (CAST(:study_id AS integer) IS NULL OR study.id = :study_id)
               AND trial.state IN ('COMPLETE', 'PRUNED', 'FAIL')
         ) AS ended
@@ -142,7 +145,7 @@ FROM (
                ORDER BY CASE WHEN direction = 'MAXIMIZE' THEN -value ELSE value END, trial_id) AS place,
            row_number() OVER (ORDER BY trial_id) AS turn, count(*) OVER () AS total
     FROM ({OF_OUR_STUDIES}
-          WHERE study.experiment_id = :experiment_id
+          WHERE study.experiment_id = :experiment_id AND {OF_THE_SEARCH}
             AND (CAST(:study_id AS integer) IS NULL OR study.id = :study_id)
             AND trial.state IN ('COMPLETE', 'PRUNED')
             AND result.value_type = 'FINITE'
@@ -165,7 +168,7 @@ ORDER BY chosen.place DESC
 TRIALS_PAGE = """
 WITH chosen AS MATERIALIZED (
     SELECT * FROM ({chosen}
-        WHERE study.experiment_id = :experiment_id
+        WHERE study.experiment_id = :experiment_id AND {asked}
           AND (CAST(:study_id AS integer) IS NULL OR study.id = :study_id)
           AND (CAST(:method AS text) IS NULL OR study.method = :method)
           AND (CAST(:state AS text) IS NULL OR CAST(trial.state AS text) = :state)
@@ -183,7 +186,7 @@ WITH chosen AS MATERIALIZED ({OF_OUR_STUDIES} WHERE trial.trial_id = :trial_id)
 """
 
 STUDY_OF_TRIAL = """
-SELECT study.id, study.experiment_id, study.method, study.replicate, study.name
+SELECT study.id, study.experiment_id, study.method, study.replicate, study.name, study.role
 FROM trials AS trial
 JOIN studies AS optuna ON optuna.study_id = trial.study_id
 JOIN shoal.experiment_studies AS study ON study.name = optuna.study_name
@@ -332,7 +335,9 @@ class Pages:
     ) -> list[TrialRow]:
         """One page of a table of trials."""
         words = {ours: optunas for optunas, ours in STATES.items()}
-        statement = TRIALS_PAGE.format(chosen=OF_OUR_STUDIES, rows=ROWS, order=SORTS[sort])
+        statement = TRIALS_PAGE.format(
+            chosen=OF_OUR_STUDIES, asked=OF_THE_SEARCH, rows=ROWS, order=SORTS[sort]
+        )
         values = {
             "experiment_id": experiment_id,
             "study_id": study_id,

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from storage.database import Database, optuna_tables_missing
 from storage.experiments import Experiments
-from storage.records import StudyProgress, StudyRecord, TrialRow, TrialState
+from storage.records import StudyProgress, StudyRecord, StudyRole, TrialRow, TrialState
 
 STATES: Mapping[str, TrialState] = {
     "WAITING": "waiting",
@@ -41,7 +41,7 @@ trial.state = 'COMPLETE' AND NOT EXISTS (
 """Complete, and not diverged: that has the metric's worst value, and is never the best."""
 
 PROGRESS = f"""
-SELECT study.id, study.experiment_id, study.method, study.replicate, study.name,
+SELECT study.id, study.experiment_id, study.method, study.replicate, study.name, study.role,
        coalesce(counted.waiting, 0) AS waiting, coalesce(counted.running, 0) AS running,
        coalesce(counted.complete, 0) AS complete, coalesce(counted.pruned, 0) AS pruned,
        coalesce(counted.failed, 0) AS failed,
@@ -74,7 +74,7 @@ LEFT JOIN LATERAL (
           FROM studies AS optuna JOIN trials AS trial ON trial.study_id = optuna.study_id
           WHERE optuna.study_name = study.name)
 ) AS spent ON true
-WHERE study.experiment_id = :experiment_id
+WHERE study.experiment_id = :experiment_id AND (CAST(:role AS text) IS NULL OR study.role = :role)
 ORDER BY study.id
 """  # noqa: S608 (only our own constants are put in)
 
@@ -94,7 +94,7 @@ LEFT JOIN trial_values AS result ON result.trial_id = trial.trial_id AND result.
 
 CHOSEN = f"""
 {OF_OUR_STUDIES}
-WHERE study.experiment_id = :experiment_id
+WHERE study.experiment_id = :experiment_id AND study.role = 'search'
   AND (CAST(:method AS text) IS NULL OR study.method = :method)
 """
 
@@ -172,16 +172,19 @@ Direction: TypeAlias = Literal["maximize", "minimize"]
 """Whether larger or smaller values are better."""
 
 
-def progress(database: Database, experiment_id: int) -> list[StudyProgress]:
-    """How far every study of an experiment is, in the studies' order."""
+def progress(
+    database: Database, experiment_id: int, *, role: StudyRole | None = "search"
+) -> list[StudyProgress]:
+    """How far every study of an experiment is, in the studies' order; `role` None: of every role."""
+    values = {"experiment_id": experiment_id, "role": role}
     try:
         with database.begin() as connection:
-            rows = connection.execute(text(PROGRESS), {"experiment_id": experiment_id}).mappings().all()
+            rows = connection.execute(text(PROGRESS), values).mappings().all()
     except DBAPIError as error:
         if not optuna_tables_missing(error):
             raise
         nothing = dict.fromkeys(("waiting", "running", "complete", "pruned", "failed", "epochs"), 0)
-        studies = Experiments(database).studies(experiment_id)
+        studies = Experiments(database).studies(experiment_id, role=role)
         return [
             StudyProgress(study=study, **nothing, seconds=0.0, best=None, present=False) for study in studies
         ]
@@ -255,7 +258,7 @@ def rows_of(database: Database, statement: str, values: Mapping[str, Any]) -> li
 
 
 def _progress(row: dict[str, Any]) -> StudyProgress:
-    fields = ("id", "experiment_id", "method", "replicate", "name")
+    fields = ("id", "experiment_id", "method", "replicate", "name", "role")
     study = StudyRecord(**{field: row.pop(field) for field in fields})
     return StudyProgress(study=study, **row)
 

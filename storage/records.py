@@ -35,6 +35,12 @@ released and requeued (an attempt that failed) put it back; expired was taken fr
 given_up: the trial failed as well, having used up its attempts. retried: a failed trial has a
 repetition."""
 
+StudyRole: TypeAlias = Literal["search", "retraining"]
+"""What a study is for: a method's search, or training the winner of one again with fresh seeds."""
+
+Purpose: TypeAlias = Literal["score", "retraining"]
+"""Why the test set was read: by hand, or of a study's winner with a fresh seed, as the file declared."""
+
 TrialState: TypeAlias = Literal["waiting", "running", "complete", "pruned", "failed"]
 """Optuna's states in our words; its FAIL is `failed`."""
 
@@ -57,14 +63,30 @@ class ExperimentRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramRecord:
+    """How trials of a kind train on a kind of device; see `storage.models.Program`."""
+
+    program: str
+    batch: int
+    device: str
+    fused: bool
+    reason: str | None = None
+    fused_rate: float | None = None
+    alone_rate: float | None = None
+    slots: int | None = None
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRecord:
-    """One method × replicate; `name` is the Optuna study's."""
+    """One method × replicate, or the retraining of its winner; `name` is the Optuna study's."""
 
     id: int
     experiment_id: int
     method: str
     replicate: int
     name: str
+    role: StudyRole = "search"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,13 +200,18 @@ class TestReading:
     study_name: str
     trial_id: int
     trial_number: int
+    """The trial of the search whose config was trained, not the one that trained it again."""
     config: Mapping[str, Any]
     seed: int
     metrics: Mapping[str, float]
-    """On the test images."""
+    """On the test images; of a function of the user's own, its value."""
     validation: Mapping[str, float] = field(default_factory=dict)
     """Of the same training, on the validation images."""
     epochs: int
     images: int
+    """0 for a function."""
     seconds: float
     read_at: datetime
+    purpose: Purpose = "score"
+    retraining_trial_id: int | None = None
+    """Of a retraining: the trial that trained it."""

@@ -26,6 +26,7 @@ from storage.batched_ledger import (
     check_ending,
     epoch_rows,
     new_number,
+    reading_rows,
     said_by_token,
     stored_parameter,
 )
@@ -209,6 +210,8 @@ class StockLedger:
                     self._trials.report(epoch)
             execute(sql.POINTS, {**values, "epochs": json.dumps(points)})
             execute(stock.DRAWN, {**values, "drawn": [draw.lease.token for draw in draws]})
+            if readings := reading_rows(endings):
+                execute(sql.READ, {**values, "readings": json.dumps(readings)})
             closings = [self._end(passed[token], end) for token, end in ends.items() if token in passed]
             failpoint("stock.write.told")
             finished = [said["token"] for said in closings if said["state"] in ("complete", "pruned")]
@@ -340,6 +343,7 @@ def _check(draws: Sequence[Draw], endings: Sequence[Ending]) -> None:
     for ending in endings:
         check_ending(ending)
         json_text(dict(ending.attributes))
+    reading_rows(endings)
 
 
 def _close(execute: Execute, closings: list[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from storage.values import json_text
 
 COLUMNS = """
 id, experiment_id, study_name, trial_id, trial_number, config, seed, metrics, validation, epochs, images,
-seconds, read_at
+seconds, read_at, purpose, retraining_trial_id
 """
 
 APPEND = f"""
@@ -53,7 +53,10 @@ class TestReadings:
         images: int,
         seconds: float,
     ) -> TestReading:
-        """Store a reading. Raises `ExperimentNotFound`, `ValueRefused`."""
+        """Store a reading made by hand; those of retrainings are stored by the ledger, as they end.
+
+        Raises `ExperimentNotFound`, `ValueRefused`.
+        """
         values = {
             "experiment_id": experiment_id,
             "study_name": study_name,

@@ -44,7 +44,9 @@ REMEDIES = (
 """What the driver says → what it means, what to do, and whether trying again may help."""
 
 
-BUSY = ("too many clients", "connection slots", "too many connections", "the database system is")
+FULL = ("too many clients", "connection slots", "too many connections")
+"""What a server says that has no connection left."""
+BUSY = (*FULL, "the database system is")
 """What a server says that is there, but not for us now."""
 
 

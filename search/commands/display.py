@@ -11,7 +11,7 @@ from rich.text import Text
 
 from search.events import Event, Preparing, Progress, Started, Stopping, Trouble
 from search.output import clean, stderr
-from search.progress import ProgressView, by_method
+from search.progress import ProgressView, by_method, retrained_winners
 from storage import queries
 
 if TYPE_CHECKING:
@@ -52,11 +52,13 @@ class RunDisplay:
             case Started(experiment, workers, resumed):
                 begun = "going on with" if resumed else "started"
                 self._say(f"{begun} {experiment} with {workers} worker{'' if workers == 1 else 's'}")
-            case Progress(studies):
+            case Progress(studies, retraining=retraining):
                 if self._direction is None and studies:
                     # Only now are there sure to be studies in the database.
                     self._direction = queries.direction(self._database, studies[0].study.experiment_id)
-                self._view.update(by_method(studies, self._spec, maximize=self._direction != "minimize"))
+                methods = by_method(studies, self._spec, maximize=self._direction != "minimize")
+                retrained = retrained_winners(retraining, len(studies), self._spec)
+                self._view.update([*methods, retrained] if retrained else methods)
             case Trouble(text):
                 self._say(text, style="yellow")
             case Stopping(why):

@@ -38,7 +38,9 @@ DeviceOption: TypeAlias = Annotated[
     Device, Parameter(help="Where to train; `auto` takes a GPU if there is one.")
 ]
 
-Trainer: TypeAlias = Literal["plain", "fused"]
+Trainer: TypeAlias = Literal["fused", "plain"]
+
+NoNotes: TypeAlias = Annotated[bool, flag("Leave the notes and figures in Optuna Dashboard as they are.")]
 
 TrialState: TypeAlias = Literal["waiting", "running", "complete", "pruned", "failed"]
 

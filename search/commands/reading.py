@@ -19,7 +19,13 @@ from search import output
 from search.commands.options import AsJson, DatabaseUrl, Experiment, TrialState, flag, opened
 from search.failures import ExitCode, not_found
 from search.formats import format_number, format_seconds, format_time, format_value
-from search.progress import MethodProgress, ProgressView, by_method, progress_table
+from search.progress import (
+    MethodProgress,
+    ProgressView,
+    by_method,
+    progress_table,
+    retrained_winners,
+)
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -50,6 +56,13 @@ class Look:
     methods: Sequence[MethodProgress]
     controlled: bool
     """A living process runs it."""
+    retraining: MethodProgress | None = None
+    """Of the winners; None if the file asks for none."""
+
+    @property
+    def rows(self) -> list[MethodProgress]:
+        """What a table of its progress shows."""
+        return [*self.methods, *([self.retraining] if self.retraining else [])]
 
     @property
     def ended(self) -> bool:
@@ -89,7 +102,7 @@ def status(
     if as_json:
         output.document("status/1", _status(seen))
         return
-    output.show(seen.headline(), progress_table(seen.methods, str(seen.record.spec["metric"])))
+    output.show(seen.headline(), progress_table(seen.rows, str(seen.record.spec["metric"])))
     if studies:
         output.show("", _studies(seen.studies))
     tell_missing(seen)
@@ -147,9 +160,17 @@ def look(connection: Database, experiment: str) -> Look:
         # State and lock are two statements: it may have begun or ended in between.
         time.sleep(SECOND_LOOK)
         record, controlled = _controlled(experiments, experiment)
-    rows = queries.progress(connection, record.id)
+    every = queries.progress(connection, record.id, role=None)
+    rows = [row for row in every if row.study.role == "search"]
+    retraining = [row for row in every if row.study.role == "retraining"]
     maximize = queries.direction(connection, record.id) != "minimize"
-    return Look(record, rows, by_method(rows, record.spec, maximize=maximize), record.id in controlled)
+    return Look(
+        record,
+        rows,
+        by_method(rows, record.spec, maximize=maximize),
+        record.id in controlled,
+        retrained_winners(retraining, len(rows), record.spec),
+    )
 
 
 def _controlled(experiments: Experiments, name: str) -> tuple[ExperimentRecord, frozenset[int]]:
@@ -179,12 +200,20 @@ def _status(seen: Look) -> dict[str, object]:
         "created_at": record.created_at.isoformat(),
         "updated_at": record.updated_at.isoformat(),
         "methods": [asdict(method) | {"finished": method.finished} for method in seen.methods],
+        "retraining": _retraining(seen.retraining),
         "studies": [
             {"study": row.study.name, "method": row.study.method, "replicate": row.study.replicate}
             | {key: value for key, value in asdict(row).items() if key != "study"}
             for row in seen.studies
         ],
     }
+
+
+def _retraining(found: MethodProgress | None) -> dict[str, object] | None:
+    if found is None:
+        return None
+    kept = ("studies", "planned", "complete", "failed", "running", "waiting", "epochs", "seconds")
+    return {key: getattr(found, key) for key in kept}
 
 
 def _studies(rows: Sequence[StudyProgress]) -> Table:
@@ -219,13 +248,13 @@ def watch(
                 if as_json:
                     output.line("status/1", _status(seen))
                 else:
-                    view.update(seen.methods)
+                    view.update(seen.rows)
                 if seen.ended:
                     break
                 time.sleep(interval)
                 seen = look(connection, experiment)
     if not as_json:
-        output.show(seen.headline(), progress_table(seen.methods, str(seen.record.spec["metric"])))
+        output.show(seen.headline(), progress_table(seen.rows, str(seen.record.spec["metric"])))
     return ExitCode.FAILED if seen.interrupted else ExitCode.OK
 
 

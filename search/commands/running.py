@@ -1,4 +1,4 @@
-"""Commands that run experiments: `run`, `resume`, `stop`."""
+"""Commands that run experiments: `run`, `resume`, `retry`, `stop`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from cyclopts.types import PositiveInt
+from cyclopts.types import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from search import output
 from search.commands.options import (
@@ -17,17 +17,21 @@ from search.commands.options import (
     DatabaseUrl,
     DeviceOption,
     Experiment,
+    NoNotes,
     SpecFile,
     Trainer,
+    flag,
     opened,
 )
-from search.commands.reporting import comparison_tables, report_folder
+from search.commands.reporting import comparison_parts, note_in_dashboard, report_folder
 from search.commands.signals import ending_at_once
 from search.failures import ExitCode, bad_input, unreachable
 from search.formats import format_seconds
+from search.placing import HANG_SECONDS
+from search.saving import CHECKPOINT_SECONDS
 
 if TYPE_CHECKING:
-    from search.compare.summary import Summary
+    from search.compare.analysis import Analysis
     from search.events import Outcome
     from search.spec import ExperimentSpec
 
@@ -48,10 +52,15 @@ class RunOptions:
     ray_address: str | None = None
     """Join the Ray cluster there instead of starting one on this machine."""
     device: DeviceOption = "auto"
-    trainer: Trainer = "plain"
-    """How workers train; `plain`: one trial at a time; `fused`: 16 at once, as one tensor program."""
+    trainer: Trainer = "fused"
+    """How workers train; `fused`: many trials at once, where that is faster; `plain`: one at a time."""
+    checkpoint_seconds: NonNegativeFloat = CHECKPOINT_SECONDS
+    """Save a running trial this often, at an epoch's end: what a crash may cost it. 0: every epoch."""
+    hang_seconds: PositiveFloat = HANG_SECONDS
+    """Give up a worker whose epoch does not end for so long; its trials are tried again."""
     report: Path | None = None
     """Folder for the report; default: reports/EXPERIMENT."""
+    no_notes: NoNotes = False
     database: DatabaseUrl = None
     as_json: AsJson = False
 
@@ -77,6 +86,50 @@ def resume(experiment: Experiment, /, *, options: RunOptions | None = None) -> i
     with opened(options.database) as connection:
         stored = Experiments(connection).get(experiment)
     return conduct(ExperimentSpec.from_json(stored.spec), options, f"shoal resume {experiment}")
+
+
+def retry(
+    experiment: Experiment,
+    /,
+    *,
+    failed: Annotated[bool, flag("Those that have failed; to be said.")] = False,
+    database: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put trials of an experiment in the queue again, as new trials with the same values and seeds.
+
+    A failed trial stays as it is, and so does what failed when it was tried again: only the newest
+    repetition of a trial is repeated. Repetitions come on top of the budget.
+    """
+    if not failed:
+        raise bad_input("which trials?", next=f"shoal retry {experiment} --failed")
+    from storage.experiments import Experiments
+    from storage.ledgers import ledger_of
+    from storage.optuna_storage import close_optuna_storage, open_optuna_storage
+
+    with opened(database) as connection:
+        experiments = Experiments(connection)
+        record = experiments.get(experiment)
+        storage = open_optuna_storage(connection.url)
+        try:
+            retried = ledger_of(connection, storage).retry_failed(record.id)
+        finally:
+            close_optuna_storage(storage)
+        controlled = record.id in experiments.controlled([record.id])
+    if as_json:
+        rows = [
+            {"study": one.study_name, "trial": one.number, "new_trial": one.new_number} for one in retried
+        ]
+        output.document("retry/1", {"experiment": record.name, "retried": rows})
+    if not retried:
+        output.message(f"no trial of {record.name} has failed that was not tried again")
+        return
+    for one in retried:
+        output.message(f"trial {one.number} of {one.study_name} is queued again as trial {one.new_number}")
+    if controlled:
+        output.message(f"the workers of {record.name} take them")
+    else:
+        output.message(f"next: shoal resume {record.name}")
 
 
 def stop(experiment: Experiment, /, *, database: DatabaseUrl = None, as_json: AsJson = False) -> None:
@@ -111,10 +164,11 @@ def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
     `again` is the command that goes on with it.
     """
     from search.commands.display import RunDisplay
+    from search.compare.analysis import analyse
     from search.compare.collect import collect
+    from search.compare.contents import contents_of
     from search.compare.document import document
     from search.compare.render import write_report
-    from search.compare.summary import summarise
     from search.controller import run_experiment
     from search.crew import CrewError
 
@@ -130,18 +184,23 @@ def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
                     device=options.device,
                     trainer=options.trainer,
                     ray_address=options.ray_address,
+                    checkpoint_seconds=options.checkpoint_seconds,
+                    hang_seconds=options.hang_seconds,
                     on_event=display.on_event,
                 )
         except CrewError as error:
             raise unreachable(str(error), next="shoal doctor, or --in-process to do without Ray") from error
         comparison = collect(connection, spec.experiment)
+    analysis = analyse(comparison)
+    contents = contents_of(comparison, analysis)
     try:
-        files = write_report(comparison, options.report or report_folder(spec.experiment))
+        files = write_report(comparison, options.report or report_folder(spec.experiment), analysis, contents)
         unwritten = ""
     except OSError as error:
         # What was found is stored and can be shown; a folder that can't be written must not hide it.
         files, unwritten = None, f"{error.filename or 'the report'}: {error.strerror or error}"
-    summary = summarise(comparison)
+    if files is not None and not options.no_notes:
+        note_in_dashboard(connection.url, comparison, analysis, contents, files.html)
     if options.as_json:
         body = {
             "experiment": outcome.experiment,
@@ -151,17 +210,17 @@ def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
             "seconds": outcome.seconds,
             "files": files
             and {"json": str(files.json), "markdown": str(files.markdown), "html": str(files.html)},
-            "report": document(comparison, summary),
+            "report": document(comparison, analysis, contents.tables),
         }
         output.document("run/1", body)
     else:
-        output.show(*comparison_tables(comparison, summary))
+        output.show(*comparison_parts(comparison, analysis))
         if files is not None:
             output.show("", f"report: {files.html.resolve()}")
-    for note in summary.notes:
+    for note in analysis.notes:
         output.message(f"note: {note.text}")
     code = _end(outcome, display.signal, again)
-    if outcome.state == "finished" and all_failed(summary):
+    if outcome.state == "finished" and all_failed(analysis):
         output.warn("every trial failed")
         output.message(f"next: shoal trials {spec.experiment} shows why")
         code = ExitCode.FAILED
@@ -172,9 +231,9 @@ def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
     return code
 
 
-def all_failed(summary: Summary) -> bool:
+def all_failed(analysis: Analysis) -> bool:
     """Whether not one trial was trained: the experiment has ended, and its user has nothing."""
-    counts = [method.counts for method in summary.methods]
+    counts = [method.counts for method in analysis.outcomes]
     return 0 < sum(count.finished for count in counts) == sum(count.failed for count in counts)
 
 

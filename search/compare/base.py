@@ -127,9 +127,19 @@ class Comparison:
         return len({study.replicate for study in self.studies})
 
     @property
+    def is_function(self) -> bool:
+        """Whether a function of the user's own is searched: it has no images and no test set."""
+        return bool(self.spec.get("objective"))
+
+    @property
     def judged(self) -> str:
         """What trials are judged by, in words: the metric on validation images, or a function's value."""
-        return self.metric if self.spec.get("objective") else f"validation {self.metric}"
+        return self.metric if self.is_function else f"validation {self.metric}"
+
+    @property
+    def scored(self) -> str:
+        """What retrained winners are ranked by, in words: the metric on test images, or a function's value."""
+        return self.metric if self.is_function else f"test {self.metric}"
 
     def studies_of(self, method: str) -> tuple[StudyOutcome, ...]:
         """The method's studies, one per replicate."""

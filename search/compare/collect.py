@@ -26,6 +26,7 @@ def collect(database: Database, experiment: str) -> Comparison:
     experiments = Experiments(database)
     record = experiments.get(experiment)
     studies = experiments.studies(record.id)
+    rows = queries.trials(database, record.id)
     metric = str(record.spec["metric"])
     return Comparison(
         experiment=record.name,
@@ -39,10 +40,10 @@ def collect(database: Database, experiment: str) -> Comparison:
         collected_at=datetime.now(UTC),
         studies=study_outcomes(
             in_file_order(studies, record.spec),
-            queries.trials(database, record.id),
+            rows,
             Curves(database).points(record.id, metric),
         ),
-        readings=readings(TestReadings(database).of_experiment(record.id), studies),
+        readings=readings(TestReadings(database).of_experiment(record.id), studies, rows),
     )
 
 
@@ -102,9 +103,16 @@ def _point(
     )
 
 
-def readings(found: Iterable[TestReading], studies: Iterable[StudyRecord]) -> tuple[Reading, ...]:
-    """The log of the test set, in the order of reading."""
+def readings(
+    found: Iterable[TestReading], studies: Iterable[StudyRecord], rows: Iterable[TrialRow]
+) -> tuple[Reading, ...]:
+    """The log of the test set, in the order of reading.
+
+    Readings of trials that Optuna's tables no longer hold are left out, as the trials are: a study
+    that was deleted and made anew has other trials of the same numbers.
+    """
     named = {study.name: study for study in studies}
+    there = {row.trial_id for row in rows}
     return tuple(
         Reading(
             method=named[reading.study_name].method,
@@ -116,7 +124,8 @@ def readings(found: Iterable[TestReading], studies: Iterable[StudyRecord]) -> tu
             epochs=reading.epochs,
             images=reading.images,
             read_at=reading.read_at,
+            purpose=reading.purpose,
         )
-        for reading in sorted(found, key=lambda reading: reading.read_at)
-        if reading.study_name in named
+        for reading in sorted(found, key=lambda reading: (reading.read_at, reading.id))
+        if reading.study_name in named and reading.trial_id in there
     )

@@ -6,7 +6,8 @@
   another trial (an incumbent of the past) and readings made by hand don't count.
 - *Selection bias*: the incumbent's value in the search less the mean validation value of its
   retraining, turned so that a positive number flatters the method.
-- A study whose trained trials all diverged is worth the worst finite value; one without any trained
+- A study whose trained trials all diverged is worth the worst finite value, unless those of all
+  studies did: then none is worth anything, and nothing is compared. One without any trained
   trial is missing, and the report says so.
 """
 
@@ -212,7 +213,8 @@ def primary(
     done = sum(_is_done(study, seeds) for study in winners)
     retrained = 0 < len(winners) == done
     values: dict[str, dict[int, float]] = {method: {} for method in comparison.methods}
-    for study in counted:
+    # Where everything diverged there is nothing to compare, and least of all to call equivalent.
+    for study in counted if winners else []:
         value = _score(study, worst) if retrained else study.at_budget
         if value is not None:
             values[study.method][study.replicate] = value
@@ -226,13 +228,13 @@ def primary(
         retrained=done,
         to_retrain=len(winners),
         title=(
-            f"test {comparison.metric} of retrained winners"
+            f"{comparison.scored} of retrained winners"
             if retrained
             else f"best {comparison.judged} in the search"
         ),
-        text=_trained_again(seeds)
+        text=_trained_again(seeds, function=comparison.is_function)
         if retrained
-        else _selected(comparison.judged, axis, budget, _why(done, len(winners), seeds)),
+        else _selected(comparison.judged, axis, budget if winners else None, _why(done, len(winners), seeds)),
     )
 
 
@@ -259,16 +261,17 @@ def in_words(axis: Axis, amount: float) -> str:
     return _SPENT[axis].format(amount)
 
 
-def _trained_again(seeds: int) -> str:
+def _trained_again(seeds: int, *, function: bool) -> str:
+    fresh = "1 fresh seed" if seeds <= 1 else f"{seeds} fresh seeds"
+    where = "" if function else " and scored on the sealed test set"
     return (
-        f"Each study's winner was trained again with {max(1, seeds)} fresh seeds and scored on the sealed "
-        "test set; a study counts with the mean over them."
+        f"Each study's winner was trained again with {fresh}{where}; a study counts with the mean over them."
     )
 
 
 def _selected(judged: str, axis: Axis, budget: float | None, why: str) -> str:
     if budget is None:
-        return "No study has a trial that was trained to its end."
+        return "No study has a trial that was trained to its end without diverging."
     return (
         f"Each study counts with its best {judged} after {in_words(axis, budget)}, the largest budget that "
         f"all of them spent. It was selected among many values, so it flatters every method: {why}."

@@ -13,15 +13,16 @@ from optuna.trial import FrozenTrial
 from search.broker import Broker
 from search.controller import find_or_create, make_studies
 from search.spec import ExperimentSpec
-from storage.attempts import Attempts
 from storage.database import Database
 from storage.experiments import Experiments
+from storage.ledger import Ledger
+from storage.ledgers import ledger_of
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from storage.records import ExperimentRecord
 
 
 def small_spec(**changes: Any) -> ExperimentSpec:
-    """Two methods, six trials of three epochs; `changes` replace whole sections."""
+    """Two methods, six trials of three epochs, no retraining; `changes` replace whole sections."""
     sections: dict[str, Any] = {
         "experiment": "small",
         "seed": 3,
@@ -34,6 +35,7 @@ def small_spec(**changes: Any) -> ExperimentSpec:
         "methods": {"grid": {}, "random": {}},
         "replicates": 1,
         "budget": {"trials": 6},
+        "comparison": {"retrain": {"seeds": 0}},
     }
     return ExperimentSpec.model_validate(sections | changes)
 
@@ -52,11 +54,27 @@ class Running:
         name = self.spec.study_name(method, replicate)
         return self.storage.get_all_trials(self.storage.get_study_id_from_name(name))
 
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger of this database."""
+        return ledger_of(self.database, self.storage)
+
     @contextmanager
-    def broker(self, worker: str = "w") -> Iterator[Broker]:
-        """The broker of a worker that lives as long as the block."""
-        with Attempts(self.database).worker(worker) as live:
-            yield Broker(self.database, self.storage, self.experiment, self.spec, live)
+    def broker(self, worker: str = "w", *, retires: bool = False, **options: Any) -> Iterator[Broker]:
+        """The broker of a worker that is gone after the block: killed, unless it `retires`."""
+        ledger = ledger_of(self.database, self.storage)
+        worker_id = ledger.register(worker)
+        yield Broker(
+            self.database,
+            self.storage,
+            self.experiment,
+            self.spec,
+            ledger=options.pop("ledger", ledger),
+            worker_id=worker_id,
+            **options,
+        )
+        if retires:
+            ledger.retire(worker_id)
 
 
 @contextmanager

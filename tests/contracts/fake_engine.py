@@ -17,6 +17,7 @@ from objectives.base import (
     EpochReport,
     SlotError,
     Task,
+    TestScore,
     TrialFailure,
     TrialStart,
     derive_seed,
@@ -24,6 +25,10 @@ from objectives.base import (
 
 LOG_VARIABLE = "FAKE_ENGINE_LOG"
 """Environment variable: a file to which every trained epoch is appended, one line each."""
+SCORED_VARIABLE = "FAKE_ENGINE_SCORED"
+"""Environment variable: a file that gets a line whenever the test set is read."""
+BEGUN_VARIABLE = "FAKE_ENGINE_BEGUN"
+"""Environment variable: a file that is there once an epoch has begun."""
 SECONDS_VARIABLE = "FAKE_ENGINE_SECONDS"
 """Environment variable: seconds that an epoch takes."""
 
@@ -39,7 +44,8 @@ class FakeEngine:
     """Implements `objectives.base.Engine` with `slots` slots.
 
     By its loss a trial trains (`cross_entropy`), or diverges at epoch 2 (`diverges`), raises at
-    epoch 2 (`raises`), runs out of memory at epoch 2 (`memory`), kills its process (`kills`).
+    epoch 2 (`raises`), runs out of memory at epoch 2 (`memory`), kills its process (`kills`), or
+    never comes back from epoch 2 (`hangs`).
     """
 
     slots = 1
@@ -64,6 +70,8 @@ class FakeEngine:
         self._held[start.trial_id] = (start, epoch)
 
     def advance(self) -> Sequence[EpochEnd | TrialFailure]:
+        if begun := os.environ.get(BEGUN_VARIABLE):
+            Path(begun).touch()
         time.sleep(float(os.environ.get(SECONDS_VARIABLE, "0")))
         return [self._train(trial_id) for trial_id in list(self._held)]
 
@@ -73,6 +81,8 @@ class FakeEngine:
         loss = start.config.loss.name
         if epoch == 2 and loss == "kills":
             os.kill(os.getpid(), signal.SIGKILL)
+        if epoch == 2 and loss == "hangs":
+            time.sleep(3600)
         if epoch == 2 and loss in ("raises", "memory"):
             del self._held[trial_id]
             return TrialFailure(trial_id, f"it {loss}", "Traceback: here\n", retryable=loss == "memory")
@@ -81,7 +91,17 @@ class FakeEngine:
         if log := os.environ.get(LOG_VARIABLE):
             with Path(log).open("a", encoding="utf-8") as file:
                 file.write(f"{trial_id} {epoch}\n")
-        return EpochEnd(trial_id, self._report(start, epoch, diverged), epoch >= start.config.epochs)
+        report, last = self._report(start, epoch, diverged), epoch >= start.config.epochs
+        scored = start.score_test and (last or diverged)
+        return EpochEnd(trial_id, report, last, self._score(report) if scored else None)
+
+    def _score(self, report: EpochReport) -> TestScore:
+        """A little worse than on the validation images."""
+        if log := os.environ.get(SCORED_VARIABLE):
+            with Path(log).open("a", encoding="utf-8") as file:
+                file.write("scored\n")
+        metrics = {name: value - 0.01 for name, value in report.metrics.items()}
+        return TestScore(metrics, report.epoch, 360, 0.001, report.metrics)
 
     def _report(self, start: TrialStart, epoch: int, diverged: bool) -> EpochReport:
         value = 0.0 if diverged else value_at(start, epoch)

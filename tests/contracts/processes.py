@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,28 @@ ROOT = Path(__file__).parents[2]
 
 
 def work_in_process(assignment: Assignment, worker: str) -> None:
-    """Target for `multiprocessing`: one worker until nothing is left."""
-    work(assignment, worker, threading.Event())
+    """Target for `multiprocessing`: one worker until nothing is left, or SIGTERM comes."""
+    interrupted = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: interrupted.set())
+    work(assignment, worker, interrupted)
 
 
 def start_run(
-    url: str, spec: dict[str, Any], *, trainer: str, workers: int = 0, **environment: str
+    url: str,
+    spec: dict[str, Any],
+    *,
+    trainer: str,
+    workers: int = 0,
+    options: Mapping[str, Any] | None = None,
+    **environment: str,
 ) -> subprocess.Popen[str]:
     """`run_experiment` in a process group of its own, as a shell starts it; `workers` 0: in-process.
 
-    Its last line of output is the outcome as JSON.
+    `options` are further ones of `run_experiment`. Its last line of output is the outcome as JSON.
     """
-    arguments = json.dumps({"spec": spec, "trainer": trainer, "workers": workers})
+    arguments = json.dumps(
+        {"spec": spec, "trainer": trainer, "workers": workers, "options": dict(options or {})}
+    )
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "tests.contracts.processes", arguments],
         cwd=ROOT,
@@ -73,6 +84,7 @@ def _main() -> None:
         in_process=not arguments["workers"],
         device="cpu",
         trainer=arguments["trainer"],
+        **arguments["options"],
         on_event=lambda event: print(event, file=sys.stderr),
     )
     print(json.dumps({"state": outcome.state, "reason": outcome.reason, "ray": "ray" in sys.modules}))

@@ -29,8 +29,9 @@ methods: {{grid: {{}}, random: {{}}, tpe: {{}}}}
 replicates: 2
 budget: {{trials: 4}}
 pruner: {{name: asha, min_epochs: 1, eta: 2}}
+comparison: {{retrain: {{seeds: 2}}}}
 """
-"""A file of 24 trials that run in a few seconds, once it has a name."""
+"""A file of 24 trials and 12 retrainings that run in a few seconds, once it has a name."""
 
 ONE_METHOD = (("grid: {}, random: {}, tpe: {}", "random: {}"), ("replicates: 2", "replicates: 1"))
 """Replacements that leave one study."""

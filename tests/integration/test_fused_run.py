@@ -6,11 +6,13 @@ import statistics
 
 import pytest
 
+from objectives.fused.choose import LEAST_GAIN
 from search.controller import run_experiment
 from search.spec import ExperimentSpec
 from storage.curves import Curves
 from storage.database import Database
 from storage.experiments import Experiments
+from storage.programs import Programs
 from storage.queries import trials
 from storage.records import EpochRecord
 from tests.contracts.experiments import small_spec
@@ -58,10 +60,21 @@ def curves_of(database: Database, trainer: str) -> tuple[list[dict[str, object]]
     return [row.params for row in rows], [Curves(database).of_trial(row.trial_id) for row in rows]
 
 
+def ways_of(database: Database, experiment: str) -> dict[int, bool]:
+    """Size of batch → whether such trials were fused."""
+    decided = Programs(database).of_experiment(Experiments(database).get(experiment).id)
+    return {record.batch: record.fused for record in decided}
+
+
 @pytest.mark.slow
-def test_fused_trials_have_the_curves_of_plain_ones(database: Database) -> None:
+def test_fused_trials_have_the_curves_of_plain_ones(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LEAST_GAIN, "cpu", 0.0)  # whatever clocks say
     plain_values, plain = curves_of(database, "plain")
     fused_values, fused = curves_of(database, "fused")
+    assert ways_of(database, "on-plain") == {}
+    assert ways_of(database, "on-fused") == {32: True, 64: True, 128: True}
     assert plain_values == fused_values
     assert [[epoch.epoch for epoch in curve] for curve in fused] == [[1, 2]] * TRIALS
     losses = [

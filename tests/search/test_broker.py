@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,72 +12,21 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import text
 
 from objectives.base import EpochReport, TrialFailure, derive_seed
-from search.broker import (
-    MAX_ATTEMPTS,
-    Broker,
-    Claim,
-    Verdict,
-    checkpoint_folder,
-    claim_order,
-    is_over,
-    recover,
-    study_lock,
-)
-from search.study import Limits
+from search.broker import Broker
+from search.claims import Claim, Reported, Verdict
+from search.holdings import LeasesLost
+from search.saving import checkpoint_folder
+from search.study import RETRY_KEY, StudyDeleted, study_lock
 from storage.attempts import Attempts
+from storage.checker import check_history
 from storage.curves import Curves
 from storage.database import Database
-from storage.records import StudyProgress, StudyRecord
+from storage.errors import DatabaseUnreachable
+from storage.ledger import MAX_ATTEMPTS, Written
 from tests.contracts.experiments import Running, prepared, small_spec
-
-
-def _row(name: str, *, waiting: int = 0, running: int = 0, complete: int = 0) -> StudyProgress:
-    return StudyProgress(
-        study=StudyRecord(id=1, experiment_id=1, method=name, replicate=0, name=name),
-        waiting=waiting,
-        running=running,
-        complete=complete,
-        pruned=0,
-        failed=0,
-        epochs=0,
-        seconds=0.0,
-        best=None,
-    )
-
-
-def _order(rows: list[StudyProgress], **limits: Limits) -> list[str]:
-    return [row.study.name for row in claim_order(rows, limits)]
-
-
-class TestClaimOrder:
-    TEN = Limits(10, None, None)
-
-    def test_furthest_behind_first(self) -> None:
-        rows = [_row("a", complete=3), _row("b", running=1), _row("c", complete=1, running=1)]
-        assert _order(rows, a=self.TEN, b=self.TEN, c=self.TEN) == ["b", "c", "a"]
-
-    def test_behind_is_a_share_of_the_budget(self) -> None:
-        rows = [_row("a", complete=3), _row("b", complete=2)]
-        assert _order(rows, a=self.TEN, b=Limits(4, None, None)) == ["a", "b"]
-
-    def test_waiting_points_have_not_started(self) -> None:
-        rows = [_row("a", complete=1), _row("grid", waiting=10)]
-        assert _order(rows, a=self.TEN, grid=self.TEN) == ["grid", "a"]
-
-    def test_equal_ones_in_the_experiments_order(self) -> None:
-        assert _order([_row("b"), _row("a")], a=self.TEN, b=self.TEN) == ["a", "b"]
-
-    def test_full_or_done_or_foreign_ones_are_left_out(self) -> None:
-        one = Limits(10, None, 1)
-        rows = [_row("full", running=1), _row("done", complete=10), _row("foreign"), _row("open", complete=9)]
-        assert _order(rows, full=one, done=self.TEN, open=self.TEN) == ["open"]
-
-    def test_one_that_waits_is_not_over(self) -> None:
-        assert not is_over(_row("a", waiting=1, complete=9), self.TEN)
-        assert is_over(_row("a", running=1, complete=9), self.TEN)
-        assert not is_over(_row("a", complete=9), self.TEN)
 
 
 def _report(epoch: int, value: float = 0.5, **changes: Any) -> EpochReport:
@@ -100,9 +50,24 @@ def running(database: Database) -> Iterator[Running]:
 
 
 def _claim(broker: Broker) -> Claim:
-    claim = broker.claim()
-    assert claim is not None
+    (claim,) = broker.claim(1)
     return claim
+
+
+def _end_epoch(broker: Broker, claim: Claim, report: EpochReport, **said: bool) -> Verdict:
+    """One trial's epoch, as a worker with one slot tells it."""
+    one = Reported(claim, report, said.get("last", False), said.get("leaving", False))
+    verdicts = broker.store([one]) or broker.judge([one])
+    broker.flush()
+    return verdicts[claim.lease.token]
+
+
+def _all(broker: Broker) -> list[Claim]:
+    """Claims until there is nothing."""
+    claims: list[Claim] = []
+    while found := broker.claim(1):
+        claims += found
+    return claims
 
 
 class TestClaim:
@@ -111,21 +76,18 @@ class TestClaim:
             {"learning_rate": "much"}
         )
         with running.broker() as broker:
-            claims = list(iter(broker.claim, None))
-            claims += list(iter(broker.claim, None))
+            claims = _all(broker) + _all(broker)
         assert len(claims) == 11, "the spoilt one counts as a trial"
         assert running.trials("random")[0].state == TrialState.FAIL
 
     def test_everything_is_claimed_once_and_no_more(self, running: Running) -> None:
         with running.broker() as broker:
-            claims = []
-            while (claim := broker.claim()) is not None:
-                claims.append(claim)
+            claims = _all(broker)
             assert broker.exhausted
         assert len(claims) == 12
         assert len({claim.start.trial_id for claim in claims}) == 12
         # Methods advance evenly: no more than one trial apart at any time.
-        methods = [claim.study_name for claim in claims]
+        methods = [claim.lease.study_name for claim in claims]
         for count in range(1, 13):
             assert abs(methods[:count].count("small/grid/0") - methods[:count].count("small/random/0")) <= 1
 
@@ -133,7 +95,7 @@ class TestClaim:
         with running.broker() as broker:
             claims = [_claim(broker) for _ in range(4)]
         for claim in claims:
-            assert claim.start.seed == derive_seed(3, 0, claim.asked.number)
+            assert claim.start.seed == derive_seed(3, 0, claim.lease.number)
             assert claim.start.split_seed == derive_seed(3, 0, "split")
         stored = running.trials("random")[0].user_attrs["shoal:seed"]
         assert stored == derive_seed(3, 0, 0)
@@ -143,34 +105,37 @@ class TestClaim:
             claim = _claim(broker)
         config = claim.start.config
         assert config.epochs == 3
-        assert claim.asked.values == {"learning_rate": config.learning_rate, "lambda": config.strength}
+        assert claim.values == {"learning_rate": config.learning_rate, "lambda": config.strength}
 
     def test_in_flight_holds(self, database: Database) -> None:
         spec = small_spec(methods={"tpe": {"in_flight": 2}}, replicates=2)
         with prepared(database, spec) as running, running.broker() as broker:
             claims = [_claim(broker) for _ in range(4)]
-            assert sorted(claim.study_name for claim in claims) == ["small/tpe/0"] * 2 + ["small/tpe/1"] * 2
-            assert broker.claim() is None
+            assert (
+                sorted(claim.lease.study_name for claim in claims)
+                == ["small/tpe/0"] * 2 + ["small/tpe/1"] * 2
+            )
+            assert broker.claim(1) == []
             assert not broker.exhausted
-            broker.end_epoch(claims[0], _report(3), last=True)
-            assert _claim(broker).study_name == claims[0].study_name
+            _end_epoch(broker, claims[0], _report(3), last=True)
+            assert _claim(broker).lease.study_name == claims[0].lease.study_name
 
     def test_budget_of_epochs(self, database: Database) -> None:
         spec = small_spec(methods={"random": {}}, budget={"trials": 50, "epochs": 7})
         with prepared(database, spec) as running, running.broker() as broker:
             claims = [_claim(broker) for _ in range(3)]  # 3 × 3 epochs are promised
-            assert broker.claim() is None
+            assert broker.claim(1) == []
             assert not broker.exhausted
             for claim in claims:
                 for epoch in (1, 2, 3):
-                    broker.end_epoch(claim, _report(epoch), last=epoch == 3)
-            assert broker.claim() is None
+                    _end_epoch(broker, claim, _report(epoch), last=epoch == 3)
+            assert broker.claim(1) == []
             assert broker.exhausted
 
     def test_a_study_that_is_being_asked_holds_up_nobody(self, running: Running) -> None:
         with running.broker() as broker, running.database.lock(study_lock("small/grid/0")):
-            assert [_claim(broker).study_name for _ in range(6)] == ["small/random/0"] * 6
-            assert broker.claim() is None
+            assert [_claim(broker).lease.study_name for _ in range(6)] == ["small/random/0"] * 6
+            assert broker.claim(1) == []
             assert not broker.exhausted
 
     def test_twelve_threads_never_overshoot(self, database: Database) -> None:
@@ -180,8 +145,7 @@ class TestClaim:
         def work(running: Running) -> None:
             with running.broker() as broker:
                 while not broker.exhausted:
-                    if (claim := broker.claim()) is not None:
-                        claims.append(claim)
+                    claims.extend(broker.claim(1))
 
         with prepared(database, spec) as running:
             threads = [threading.Thread(target=work, args=(running,)) for _ in range(12)]
@@ -190,16 +154,16 @@ class TestClaim:
             for thread in threads:
                 thread.join()
             assert len(running.trials("random")) == 7
-        assert sorted(claim.asked.number for claim in claims) == list(range(7))
+        assert sorted(claim.lease.number for claim in claims) == list(range(7))
 
 
 class TestEpochs:
     def test_curve_then_report_then_verdict(self, running: Running) -> None:
         with running.broker() as broker:
             claim = _claim(broker)
-            assert broker.end_epoch(claim, _report(1, 0.25), last=False) is Verdict.CONTINUE
-            assert broker.end_epoch(claim, _report(2, 0.5), last=False) is Verdict.CONTINUE
-            assert broker.end_epoch(claim, _report(3, 0.75), last=True) is Verdict.FINISH
+            assert _end_epoch(broker, claim, _report(1, 0.25), last=False) is Verdict.CONTINUE
+            assert _end_epoch(broker, claim, _report(2, 0.5), last=False) is Verdict.CONTINUE
+            assert _end_epoch(broker, claim, _report(3, 0.75), last=True) is Verdict.FINISH
         trial = running.storage.get_trial(claim.start.trial_id)
         assert (trial.state, trial.value, trial.user_attrs["epochs"]) == (TrialState.COMPLETE, 0.75, 3)
         assert trial.intermediate_values == {1: 0.25, 2: 0.5, 3: 0.75}
@@ -211,8 +175,8 @@ class TestEpochs:
         spec = small_spec(methods={"random": {}}, pruner={"name": "asha", "eta": 2})
         with prepared(database, spec) as running, running.broker() as broker:
             good, bad = _claim(broker), _claim(broker)
-            assert broker.end_epoch(good, _report(1, 0.9), last=False) is Verdict.CONTINUE
-            assert broker.end_epoch(bad, _report(1, 0.1), last=False) is Verdict.PRUNE
+            assert _end_epoch(broker, good, _report(1, 0.9), last=False) is Verdict.CONTINUE
+            assert _end_epoch(broker, bad, _report(1, 0.1), last=False) is Verdict.PRUNE
             trial = running.storage.get_trial(bad.start.trial_id)
             assert (trial.state, trial.last_step, trial.value) == (TrialState.PRUNED, 1, 0.1)
             assert trial.user_attrs["epochs"] == 1
@@ -222,14 +186,14 @@ class TestEpochs:
         spec = small_spec(methods={"random": {}}, pruner={"name": "asha", "eta": 2})
         with prepared(database, spec) as running, running.broker() as broker:
             good, bad = _claim(broker), _claim(broker)
-            broker.end_epoch(good, _report(1, 0.9), last=False)
-            assert broker.end_epoch(bad, _report(1, 0.1), last=True) is Verdict.FINISH
+            _end_epoch(broker, good, _report(1, 0.9), last=False)
+            assert _end_epoch(broker, bad, _report(1, 0.1), last=True) is Verdict.FINISH
 
     def test_diverged_is_complete_with_the_worst_value(self, running: Running) -> None:
         with running.broker() as broker:
             claim = _claim(broker)
             report = _report(2, 0.0, diverged=True, train_loss=None, validation_loss=None, gradient_norm=None)
-            assert broker.end_epoch(claim, report, last=False) is Verdict.FINISH
+            assert _end_epoch(broker, claim, report, last=False) is Verdict.FINISH
         trial = running.storage.get_trial(claim.start.trial_id)
         assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.0)
         assert (trial.user_attrs["diverged"], trial.user_attrs["diverged_epoch"]) == (True, 2)
@@ -238,16 +202,17 @@ class TestEpochs:
         with running.broker() as broker:
             claim = _claim(broker)
             running.storage.set_trial_state_values(claim.start.trial_id, TrialState.FAIL)
-            assert broker.end_epoch(claim, _report(1), last=False) is Verdict.TAKEN
+            assert _end_epoch(broker, claim, _report(1), last=False) is Verdict.TAKEN
+        running.ledger.expire(running.experiment.id, dead_workers=[1])
         assert _states(running, claim) == ["lost"]
 
     def test_a_lost_attempt_writes_nothing(self, running: Running) -> None:
         with running.broker() as broker:
             claim = _claim(broker)
-            Attempts(running.database).mark_lost(claim.start.trial_id, claim.attempt)
-            assert broker.end_epoch(claim, _report(1), last=True) is Verdict.TAKEN
+            running.ledger.expire(running.experiment.id, dead_workers=[1])
+            assert _end_epoch(broker, claim, _report(1), last=True) is Verdict.TAKEN
         trial = running.storage.get_trial(claim.start.trial_id)
-        assert (trial.state, trial.intermediate_values) == (TrialState.RUNNING, {})
+        assert (trial.state, trial.intermediate_values) == (TrialState.WAITING, {})
         assert Curves(running.database).of_trial(claim.start.trial_id) == []
 
 
@@ -263,6 +228,7 @@ class TestFailure:
         with running.broker() as broker:
             claim = _claim(broker)
             broker.fail(claim, self._failure(claim, retryable=False))
+            broker.flush()
         trial = running.storage.get_trial(claim.start.trial_id)
         assert (trial.state, trial.user_attrs["reason"]) == (TrialState.FAIL, "went wrong")
         (attempt,) = Attempts(running.database).of_trial(claim.start.trial_id)
@@ -278,11 +244,12 @@ class TestFailure:
             seeds = set()
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 claim = _claim(broker)
-                assert broker.claim() is None, "the study looks used up while its last trial runs"
-                assert claim.attempt == attempt
+                assert broker.claim(1) == [], "the study looks used up while its last trial runs"
+                assert claim.lease.attempt == attempt
                 seeds.add(claim.start.seed)
                 broker.fail(claim, self._failure(claim, retryable=True))
-            assert broker.claim() is None
+                broker.flush()
+            assert broker.claim(1) == []
             assert broker.exhausted
             assert len(seeds) == 1
             (trial,) = running.trials("random")
@@ -294,32 +261,64 @@ class TestFailure:
             for _ in range(2):
                 claim = _claim(broker)
                 broker.fail(claim, self._failure(claim, retryable=False))
-            assert broker.claim() is None
+                broker.flush()
+            assert broker.claim(1) == []
             assert len(running.trials("random")) == 2
+
+
+def _save(claim: Claim, epoch: int) -> None:
+    claim.folder.save(
+        lambda path: path.write_text(f"state {epoch}"),
+        fingerprint=claim.fingerprint,
+        epoch=epoch,
+        attempt=claim.lease.attempt,
+    )
 
 
 class TestInterruption:
     def test_released_trials_go_on_from_their_checkpoint(self, running: Running) -> None:
         with running.broker() as broker:
             claim = _claim(broker)
-            path = broker.checkpoint_path(claim.study_name, claim.asked.number)
             assert claim.start.checkpoint is None
-            broker.end_epoch(claim, _report(1), last=False)
-            path.parent.mkdir(parents=True)
-            path.write_text("state")
-            broker.release(claim)
+            _save(claim, 1)
+            assert _end_epoch(broker, claim, _report(1), leaving=True) is Verdict.CONTINUE
             again = _claim(broker)
-            assert again.start.checkpoint == path
-            assert (again.asked, again.attempt) == (claim.asked, 2)
-            broker.end_epoch(again, _report(2), last=True)
-            assert not path.exists(), "it is of no use once the trial has ended"
+            assert again.start.checkpoint is not None
+            assert again.start.checkpoint.read_text() == "state 1"
+            assert (again.trial_id, again.values, again.lease.attempt) == (claim.trial_id, claim.values, 2)
+            _end_epoch(broker, again, _report(2), last=True)
+            assert not again.start.checkpoint.exists(), "it is of no use once the trial has ended"
         assert _states(running, claim) == ["released", "complete"]
+
+    def test_a_checkpoint_of_an_epoch_that_nobody_stored_is_not_used(self, running: Running) -> None:
+        """It would leave a hole in the curve: the report was on its way when its worker died."""
+        with running.broker() as broker:
+            claim = _claim(broker)
+            _save(claim, 1)
+            _end_epoch(broker, claim, _report(1))
+            _save(claim, 2)
+            broker.release(claim)
+            broker.flush()
+            again = _claim(broker)
+            assert again.start.checkpoint is not None
+            assert again.start.checkpoint.read_text() == "state 1"
+
+    def test_one_that_leaves_where_it_would_be_pruned_is_pruned(self, database: Database) -> None:
+        spec = small_spec(methods={"random": {}}, pruner={"name": "asha", "eta": 2})
+        with prepared(database, spec) as running, running.broker() as broker:
+            good, bad = _claim(broker), _claim(broker)
+            _end_epoch(broker, good, _report(1, 0.9))
+            _save(bad, 1)
+            assert _end_epoch(broker, bad, _report(1, 0.1), leaving=True) is Verdict.PRUNE
+            assert running.storage.get_trial(bad.trial_id).state == TrialState.PRUNED
+            assert not bad.folder.path.exists()
 
     def test_interruptions_are_not_held_against_a_trial(self, running: Running) -> None:
         with running.broker() as broker:
             for _ in range(MAX_ATTEMPTS + 1):
                 claim = _claim(broker)
                 broker.release(claim)
+                broker.flush()
         assert running.storage.get_trial(claim.start.trial_id).state == TrialState.WAITING
 
     def test_experiments_of_one_name_in_two_databases_share_no_checkpoint(self, running: Running) -> None:
@@ -331,66 +330,230 @@ class TestInterruption:
 
 
 class TestRecover:
-    def _recover(self, running: Running, **options: bool) -> list[str]:
-        return recover(running.database, running.storage, running.experiment, **options)
+    """Workers that are gone after their block, as if they had been killed."""
+
+    def _workers(self, running: Running) -> list[int]:
+        found = running.database.scalar("SELECT array_agg(id) FROM shoal.workers")
+        return list(found or [])
 
     def test_trials_of_the_living_are_left_alone(self, running: Running) -> None:
         with running.broker() as broker:
             claim = _claim(broker)
-            assert self._recover(running) == []
-            assert broker.end_epoch(claim, _report(1), last=False) is Verdict.CONTINUE
+            assert running.ledger.expire(running.experiment.id) == []
+            assert _end_epoch(broker, claim, _report(1)) is Verdict.CONTINUE
 
     def test_trials_of_the_dead_come_back(self, running: Running) -> None:
         with running.broker() as broker:
             claim = _claim(broker)
-        (line,) = self._recover(running)
-        assert "trial 0 of small/grid/0 is queued again" in line
-        assert self._recover(running) == []
+        dead = self._workers(running)
+        (taken,) = running.ledger.expire(running.experiment.id, dead_workers=dead)
+        assert (taken.study_name, taken.number, taken.given_up) == ("small/grid/0", 0, False)
+        assert running.ledger.expire(running.experiment.id, dead_workers=dead) == []
         with running.broker() as broker:
-            assert _claim(broker).asked == claim.asked
+            again = _claim(broker)
+        assert (again.trial_id, again.values, again.start.seed) == (
+            claim.trial_id,
+            claim.values,
+            claim.start.seed,
+        )
         assert _states(running, claim) == ["lost", "running"]
 
-    def test_a_claim_that_was_cut_off_before_its_attempt(self, running: Running) -> None:
-        trial_id = running.trials("grid")[0]._trial_id
-        running.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-        assert len(self._recover(running)) == 1
-        assert running.storage.get_trial(trial_id).state == TrialState.WAITING
-
-    def test_a_recovery_that_was_cut_off(self, running: Running) -> None:
-        with running.broker() as broker:
+    def test_they_come_back_by_themselves_once_their_leases_ran_out(self, database: Database) -> None:
+        with prepared(database, small_spec(methods={"grid": {}})) as running, running.broker() as broker:
             claim = _claim(broker)
-        Attempts(running.database).mark_lost(claim.start.trial_id, claim.attempt)
-        assert len(self._recover(running)) == 1
-        assert running.storage.get_trial(claim.start.trial_id).state == TrialState.WAITING
+            with running.database.begin() as connection:
+                connection.execute(text("UPDATE shoal.attempts SET deadline = now() - interval '1 second'"))
+            assert len(running.ledger.expire(running.experiment.id)) == 1
+            assert _claim(broker).trial_id == claim.trial_id
 
     def test_a_trial_that_kills_its_workers_is_given_up(self, running: Running) -> None:
         for _ in range(MAX_ATTEMPTS):
             with running.broker() as broker:
                 claim = _claim(broker)
-            (line,) = self._recover(running)
-        assert "has failed: 3 workers ended" in line
-        trial = running.storage.get_trial(claim.start.trial_id)
+            (taken,) = running.ledger.expire(running.experiment.id, dead_workers=self._workers(running))
+        assert taken.given_up
+        trial = running.storage.get_trial(claim.trial_id)
         assert trial.state == TrialState.FAIL
         assert "3 workers" in trial.user_attrs["reason"]
+        assert check_history(running.database, running.experiment.id) == []
 
-    def test_workers_that_the_user_killed_are_not_held_against_it(self, running: Running) -> None:
+    def test_workers_that_left_are_not_held_against_it(self, running: Running) -> None:
         for _ in range(MAX_ATTEMPTS + 1):
-            with running.broker() as broker:
+            with running.broker(retires=True) as broker:
                 claim = _claim(broker)
-            self._recover(running, interrupted=True)
-        assert running.storage.get_trial(claim.start.trial_id).state == TrialState.WAITING
+        assert running.storage.get_trial(claim.trial_id).state == TrialState.WAITING
 
     def test_a_late_writer_is_refused(self, running: Running) -> None:
         """A worker that was taken for dead but isn't: its trial has gone to somebody else."""
         with running.broker("slow") as slow:
             claim = _claim(slow)
-            backend = slow._worker._connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
-            running.database.scalar(f"SELECT pg_terminate_backend({backend}, 5000)")
-            slow._worker.renew = lambda: True  # type: ignore[method-assign]
-            assert len(self._recover(running)) == 1
+            running.ledger.expire(running.experiment.id, dead_workers=self._workers(running))
             with running.broker("quick") as quick:
                 again = _claim(quick)
-                assert again.asked == claim.asked
-                assert slow.end_epoch(claim, _report(1, 0.1), last=True) is Verdict.TAKEN
-                assert quick.end_epoch(again, _report(1, 0.9), last=True) is Verdict.FINISH
-        assert running.storage.get_trial(claim.start.trial_id).value == 0.9
+                assert again.trial_id == claim.trial_id
+                assert _end_epoch(slow, claim, _report(1, 0.1), last=True) is Verdict.TAKEN
+                assert slow.lost() == [claim.lease.token]
+                assert _end_epoch(quick, again, _report(1, 0.9), last=True) is Verdict.FINISH
+        assert running.storage.get_trial(claim.trial_id).value == 0.9
+        assert check_history(running.database, running.experiment.id) == []
+
+    def test_a_trial_of_a_foreign_client_is_left_alone_and_takes_no_place(self, database: Database) -> None:
+        spec = small_spec(methods={"tpe": {"in_flight": 1}}, budget={"trials": 3})
+        with prepared(database, spec) as running:
+            foreign = optuna.load_study(study_name="small/tpe/0", storage=running.storage).ask()
+            with running.broker() as broker:
+                claim = _claim(broker)
+                assert claim.lease.number == 1
+                assert running.ledger.expire(running.experiment.id, dead_workers=[1, 2, 3]) != []
+            assert running.storage.get_trial(foreign._trial_id).state == TrialState.RUNNING
+
+
+class Away:
+    """A ledger whose writes fail while `away`, and go to another one otherwise."""
+
+    def __init__(self, ledger: Any) -> None:
+        self._ledger = ledger
+        self.away = False
+        self.lands = False
+        """Whether what fails is done all the same, as when a connection breaks after the commit."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    def write(self, **said: Any) -> Written:
+        if self.away:
+            self.away = not self.lands
+            raise DatabaseUnreachable("away", retryable=True)
+        written: Written = self._ledger.write(**said)
+        return written
+
+
+class TestDatabaseAway:
+    def test_a_short_absence_is_waited_for(self, running: Running) -> None:
+        ledger = Away(running.ledger)
+        ledger.lands = True
+        with running.broker(ledger=ledger) as broker:
+            claim = _claim(broker)
+            ledger.away = True
+            assert _end_epoch(broker, claim, _report(1), last=True) is Verdict.FINISH
+
+    def test_after_the_lease_nothing_that_was_held_is_written(self, running: Running) -> None:
+        ledger = Away(running.ledger)
+        now = [0.0]
+
+        def clock() -> float:
+            now[0] += 10.0 * ledger.away
+            return now[0]
+
+        with running.broker(ledger=ledger, clock=clock) as broker:
+            claim = _claim(broker)
+            ledger.away = True
+            with pytest.raises(LeasesLost):
+                broker.store([Reported(claim, _report(1), last=True)])
+            assert broker.lost() == [claim.lease.token]
+            assert len(broker.holdings) == 0
+            ledger.away = False
+            assert _end_epoch(broker, claim, _report(1), last=True) is Verdict.TAKEN
+            assert running.storage.get_trial(claim.trial_id).state == TrialState.RUNNING
+
+
+class TestGrowth:
+    def test_a_larger_budget_is_noticed_at_the_next_claim(self, database: Database) -> None:
+        spec = small_spec(methods={"random": {}}, budget={"trials": 2})
+        with prepared(database, spec) as running, running.broker() as broker:
+            first = _all(broker)
+            assert (len(first), broker.exhausted) == (2, True)
+            broker.adopt(small_spec(methods={"random": {}}, budget={"trials": 5}))
+            assert len(_all(broker)) == 3
+            # What was claimed before goes on as if nothing had happened.
+            assert _end_epoch(broker, first[0], _report(3), last=True) is Verdict.FINISH
+
+    def test_a_repeated_trial_has_the_seed_of_the_first_and_is_no_part_of_the_budget(
+        self, database: Database
+    ) -> None:
+        spec = small_spec(methods={"random": {}}, budget={"trials": 2})
+        later = itertools.count(0, 10)  # so that what others did is always looked up
+        with prepared(database, spec) as running, running.broker(clock=lambda: next(later)) as broker:
+            failure = TrialFailure(0, "went wrong", "Traceback: here", retryable=False)
+            one, other = _claim(broker), _claim(broker)
+            broker.fail(other, failure)
+            broker.flush()
+            for _ in range(2):
+                (retried,) = running.ledger.retry_failed(running.experiment.id)
+                again = _claim(broker)
+                assert again.lease.number == retried.new_number
+                assert (again.start.seed, again.values) == (other.start.seed, other.values)
+                assert again.start.config == other.start.config
+                broker.fail(again, failure)
+                broker.flush()
+            assert running.trials("random")[3].user_attrs[RETRY_KEY] == 2
+            assert _end_epoch(broker, one, _report(3), last=True) is Verdict.FINISH
+            assert _all(broker) == []
+            assert broker.exhausted
+
+
+class TestBatches:
+    def test_a_pool_is_claimed_stored_and_judged_at_once(self, database: Database) -> None:
+        spec = small_spec(
+            methods={"random": {}}, pruner={"name": "asha", "eta": 2}, budget={"trials": 40}, replicates=2
+        )
+        with prepared(database, spec) as running, running.broker() as broker:
+            claims = broker.claim(32)
+            assert len(claims) == 32
+            assert len({claim.trial_id for claim in claims}) == 32
+            by_study = [claim.lease.study_name for claim in claims]
+            assert by_study.count("small/random/0") == by_study.count("small/random/1") == 16
+            reports = [
+                Reported(claim, _report(1, place / 100), last=False) for place, claim in enumerate(claims)
+            ]
+            assert broker.store(reports) == {}
+            verdicts = broker.judge(reports)
+            broker.flush()
+            stopped = [
+                place for place, claim in enumerate(claims) if verdicts[claim.lease.token] is Verdict.PRUNE
+            ]
+            assert len(stopped) == 16, "the worse half of each study's rung"
+            states = [trial.state for trial in (*running.trials("random", 0), *running.trials("random", 1))]
+            assert states.count(TrialState.PRUNED) == 16
+            assert states.count(TrialState.RUNNING) == 16
+            assert check_history(database, running.experiment.id) == []
+
+    def test_adaptive_trials_see_each_others_values(self, database: Database) -> None:
+        """Claimed together or one after the other, the values are the same: each draw sees those before."""
+        values = {}
+        for name, batches in (("together", [3]), ("apart", [1, 1, 1])):
+            spec = small_spec(
+                experiment=name,
+                methods={"tpe": {"n_startup_trials": 4, "in_flight": 3}},
+                budget={"trials": 9},
+            )
+            with prepared(database, spec) as running, running.broker() as broker:
+                for place in range(6):
+                    claim = _claim(broker)
+                    _end_epoch(broker, claim, _report(3, place / 10), last=True)
+                claims = [claim for batch in batches for claim in broker.claim(batch)]
+                values[name] = [claim.values for claim in claims]
+        assert len(values["together"]) == 3
+        assert values["together"] == values["apart"]
+
+    def test_a_sampler_that_raises_leaves_nothing_claimed(
+        self, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: object, **__: object) -> None:
+            raise RuntimeError("a sampler's mistake")
+
+        monkeypatch.setattr("search.study.draw", broken)
+        with running.broker() as broker:
+            with pytest.raises(RuntimeError, match="mistake"):
+                broker.claim(4)
+            broker.flush()
+            assert len(broker.holdings) == 0
+        states = {trial.state for method in ("grid", "random") for trial in running.trials(method)}
+        assert TrialState.RUNNING not in states
+
+    def test_a_deleted_study_ends_the_worker_with_its_name(self, database: Database) -> None:
+        with prepared(database, small_spec(methods={"random": {}})) as running, running.broker() as broker:
+            _claim(broker)
+            optuna.delete_study(study_name="small/random/0", storage=running.storage)
+            with pytest.raises(StudyDeleted, match="small/random/0"):
+                broker.claim(1)

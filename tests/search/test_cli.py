@@ -44,10 +44,13 @@ ALL = (
     "trials",
     "best",
     "report",
+    "compare",
     "export",
     "score",
+    "serve",
     "dashboard",
     "doctor",
+    "bench",
     "schema",
 )
 
@@ -165,12 +168,13 @@ def test_report(stored: Database, capsys: pytest.CaptureFixture[str]) -> None:
     assert out.rstrip().endswith("reports/stored/report.html")
     assert "Too few replicates" in err
     assert sorted(path.name for path in Path("reports/stored").iterdir()) == [
+        "report-data",
         "report.html",
         "report.json",
         "report.md",
     ]
     found = document(capsys, "report", "stored", "--out", "elsewhere")
-    assert found["schema"] == "shoal.report/1"
+    assert found["schema"] == "shoal.report/2"
     assert (
         json.loads(Path("elsewhere/report.json").read_text(encoding="utf-8"))["methods"] == found["methods"]
     )

@@ -14,10 +14,13 @@ import pytest
 from optuna.trial import TrialState
 
 from search import controller as module
-from search.controller import Controller, Interruption, Move, find_or_create, next_move, run_experiment
-from search.crew import Assignment, CrewError, Departure, StopSign, ThreadCrew, trainer
+from search.claims import Look
+from search.controller import Controller, find_or_create, run_experiment
+from search.crew import Assignment, CrewError, Departure, Lookout, ThreadCrew
+from search.engines import trainer
 from search.events import Event, Preparing, Progress, Started, Stopping, Trouble
 from search.spec import ExperimentSpec
+from search.supervision import MAX_DEATHS, Interruption, Move, next_move
 from storage.curves import Curves
 from storage.database import Database
 from storage.errors import ExperimentBusy, ExperimentExists
@@ -59,8 +62,8 @@ class TestNextMove:
         assert self._move(signals=2, stopping=True) is Move.KILL
 
     def test_give_up_after_deaths_in_a_row(self) -> None:
-        assert self._move(deaths=module.MAX_DEATHS, gone=1) is Move.GIVE_UP
-        assert self._move(deaths=module.MAX_DEATHS - 1, gone=1) is Move.HIRE
+        assert self._move(deaths=MAX_DEATHS, gone=1) is Move.GIVE_UP
+        assert self._move(deaths=MAX_DEATHS - 1, gone=1) is Move.HIRE
 
 
 @pytest.fixture(autouse=True)
@@ -258,16 +261,18 @@ class ScriptedCrew:
     def __init__(self, *looks: list[str | None]) -> None:
         self.looks = list(looks)
         self.hired: list[str] = []
+        self._here: list[str] = []
         self.dismissed = self.closed = False
 
     def hire(self, worker: str) -> None:
         self.hired.append(worker)
+        self._here.append(worker)
 
     def departures(self, timeout: float) -> list[Departure]:
         if self.dismissed or not self.looks:
             return []
         return [
-            Departure(self.hired[0], ending, "" if ending else "its process died")
+            Departure(self._here.pop(0), ending, "" if ending else "its process died")
             for ending in self.looks.pop(0)
         ]
 
@@ -345,19 +350,21 @@ def test_a_worker_in_a_thread_reports_what_ended_it(database_url: str) -> None:
     assert crew.departures(0) == []
 
 
-def test_the_database_is_not_asked_all_the_time_whether_to_stop() -> None:
-    asked: list[bool] = []
-
-    def requested() -> bool:
-        asked.append(True)
-        return False
-
-    interrupted = threading.Event()
-    sign = StopSign(interrupted, requested)
-    assert not any(sign() for _ in range(100))
-    assert len(asked) == 1
-    interrupted.set()
-    assert sign()
+def test_a_lookout_reads_the_experiment_only_when_it_has_changed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiments = Experiments(database)
+    record, _ = find_or_create(experiments, small_spec())
+    lookout = Lookout(experiments, record)
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "get", None)
+        assert lookout() == Look(stop=False)
+    experiments.request_stop(record.id)
+    assert lookout() == Look(stop=True), "no new version: only the request"
+    grown = small_spec(budget={"trials": 9})
+    experiments.grow(record.id, grown.to_json(), grown.studies())
+    assert lookout() == Look(stop=True, grown=grown)
+    assert lookout() == Look(stop=True)
 
 
 def test_an_assignment_does_not_show_its_url() -> None:

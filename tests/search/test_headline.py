@@ -136,6 +136,16 @@ def test_readings_by_hand_are_no_retraining_and_a_seed_counts_once() -> None:
     assert again.primary.values["random"] == {0: pytest.approx(0.64)}
 
 
+def test_where_everything_diverged_nothing_is_equivalent() -> None:
+    studies = [study(m, r, [trial(0, 0.1, diverged=True)]) for m in ("random", "tpe") for r in range(12)]
+    found = analysed(comparison(studies))
+    assert found.primary.values == {"random": {}, "tpe": {}}
+    assert found.primary.budget is None
+    assert [pair.result.verdict for pair in found.pairs] == ["too_few"]
+    assert found.conclusion.verdict.startswith("No trial has been trained to its end without diverging")
+    assert "no_completed_trial" in [note.kind for note in found.notes]
+
+
 def test_a_study_that_only_diverged_is_worth_the_worst_value() -> None:
     found = comparison(
         [study("random", 0, [trial(0, 0.7), trial(1, 0.3)]), study("tpe", 0, [trial(0, 0.1, diverged=True)])],

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from objectives.base import derive_seed
+from search.grid import shuffled
+from search.placing import Limits, Load
 from search.study import (
     GRID_KEY,
-    Asked,
-    Limits,
-    Load,
+    RETRY_KEY,
+    SEED_KEY,
+    Drawn,
     SearchStudy,
     StudyDeleted,
-    TrialTaken,
+    Tally,
     TrialUnusable,
     create_study,
-    give_up,
     grid_key,
     limits_of,
-    load_of,
-    may_ever_start,
-    may_start,
-    requeue,
-    shuffled,
     study_exists,
 )
 from storage.database import Database
+from storage.experiments import Experiments
+from storage.ledger import Ending, EpochWrite, Lease, Ledger
+from storage.ledgers import ledger_of
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
+from tests.contracts.claims import report_of
 from tests.contracts.experiments import small_spec
 
 
@@ -41,46 +44,61 @@ def storage(database: Database) -> Iterator[optuna.storages.BaseStorage]:
     close_optuna_storage(opened)
 
 
-def _study(storage: optuna.storages.BaseStorage, method: str = "random", **changes) -> SearchStudy:
-    spec = small_spec(**changes)
-    create_study(storage, spec, method, 0, "maximize")
-    return SearchStudy(storage, spec, method, 0)
+@dataclass
+class Open:
+    """A study with the ledger of a worker that takes its trials one by one."""
+
+    study: SearchStudy
+    storage: optuna.storages.BaseStorage
+    ledger: Ledger
+    worker: int
+
+    @property
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        return self.storage.get_all_trials(self.storage.get_study_id_from_name(self.study.name))
+
+    def take(self) -> Lease:
+        """The next trial: the first that waits, else a new one."""
+        waiting = any(trial.state == TrialState.WAITING for trial in self.trials)
+        (lease,) = self.ledger.claim(self.study.name, self.worker, waiting=int(waiting), new=int(not waiting))
+        return lease
+
+    def ask(self) -> tuple[Lease, Drawn]:
+        """The same with its values."""
+        lease = self.take()
+        drawn = self.study.draw(lease)
+        if drawn.draw is not None:
+            self.ledger.write(draws=[drawn.draw])
+        return lease, drawn
+
+    def report(self, lease: Lease, epoch: int, value: float) -> None:
+        self.ledger.write(epochs=[EpochWrite(lease=lease, report=report_of(epoch, value), value=value)])
+
+    def release(self, lease: Lease) -> None:
+        self.ledger.write(endings=[Ending(lease=lease, state="released")])
+
+    def complete(self, lease: Lease, value: float) -> None:
+        self.ledger.write(endings=[Ending(lease=lease, state="complete", value=value)])
 
 
-def _frozen(storage: optuna.storages.BaseStorage, asked: Asked) -> optuna.trial.FrozenTrial:
-    return storage.get_trial(asked.trial_id)
+@pytest.fixture
+def opened(database: Database, storage: optuna.storages.BaseStorage) -> Callable[..., Open]:
+    """Opens a study of the small experiment, with changed sections."""
+
+    def open_study(method: str = "random", **changes: Any) -> Open:
+        spec = small_spec(**changes)
+        Experiments(database).create(spec.experiment, spec.to_json(), "hash", {}, spec.studies())
+        create_study(storage, spec, method, 0, "maximize")
+        ledger = ledger_of(database, storage)
+        return Open(SearchStudy(storage, spec, method, 0), storage, ledger, ledger.register("w"))
+
+    return open_study
+
+
+Opened = Callable[..., Open]
 
 
 class TestLimits:
-    FREE = Load(trials=3, running=1, interrupted=0, fresh=0, epochs=9, committed=12)
-
-    def test_budget_of_trials(self) -> None:
-        assert may_start(self.FREE, Limits(4, None, None))
-        assert not may_start(self.FREE, Limits(3, None, None))
-        assert not may_ever_start(self.FREE, Limits(3, None, None))
-
-    def test_in_flight_is_for_now(self) -> None:
-        limits = Limits(4, None, 1)
-        assert not may_start(self.FREE, limits)
-        assert may_ever_start(self.FREE, limits)
-
-    def test_epochs_promised_to_running_trials_are_not_given_twice(self) -> None:
-        assert not may_start(self.FREE, Limits(4, 12, None))
-        assert may_ever_start(self.FREE, Limits(4, 12, None)), "the running trial may be pruned"
-        assert may_start(self.FREE, Limits(4, 13, None))
-        assert not may_ever_start(self.FREE, Limits(4, 9, None))
-
-    def test_interrupted_trials_go_on_whatever_the_budget(self) -> None:
-        load = Load(trials=3, running=0, interrupted=1, fresh=0, epochs=9, committed=12)
-        assert may_start(load, Limits(3, 9, 1))
-        assert may_ever_start(load, Limits(3, 9, 1))
-        assert not may_start(Load(3, 1, 1, 0, 9, 12), Limits(3, 9, 1)), "in_flight holds for them too"
-
-    def test_waiting_points_of_a_grid(self) -> None:
-        load = Load(trials=6, running=0, interrupted=0, fresh=4, epochs=6, committed=6)
-        assert may_start(load, Limits(6, None, None))
-        assert not may_start(load, Limits(6, 6, None))
-
     def test_a_grid_has_as_many_trials_as_points(self) -> None:
         spec = small_spec(budget={"trials": 50, "epochs": 100})
         assert limits_of(spec, "grid") == Limits(6, 100, None)
@@ -88,70 +106,114 @@ class TestLimits:
         assert limits_of(small_spec(methods={"tpe": {"in_flight": 2}}), "tpe").in_flight == 2
 
 
-def test_load_counts_epochs_once_and_promises_what_is_left() -> None:
-    flat = {"x": optuna.distributions.FloatDistribution(0, 1)}
+def _trial(state: TrialState, steps: int, *, params: bool = True, **notes: Any) -> optuna.trial.FrozenTrial:
+    return create_trial(
+        state=state,
+        value=0.5 if state == TrialState.COMPLETE else None,
+        params={"x": 0.5} if params else {},
+        distributions={"x": optuna.distributions.FloatDistribution(0, 1)} if params else {},
+        intermediate_values=dict.fromkeys(range(1, steps + 1), 0.5),
+        user_attrs=notes,
+    )
 
-    def trial(state: TrialState, steps: int, params: bool = True) -> optuna.trial.FrozenTrial:
-        return create_trial(
-            state=state,
-            value=0.5 if state == TrialState.COMPLETE else None,
-            params={"x": 0.5} if params else {},
-            distributions=flat if params else {},
-            intermediate_values=dict.fromkeys(range(1, steps + 1), 0.5),
-        )
 
-    trials = [
-        trial(TrialState.COMPLETE, 5),
-        trial(TrialState.PRUNED, 2),
-        trial(TrialState.RUNNING, 1),
-        trial(TrialState.WAITING, 3),
-        trial(TrialState.WAITING, 0, params=False),
-        trial(TrialState.FAIL, 0),
-    ]
-    assert load_of(trials, 5) == Load(trials=6, running=1, interrupted=1, fresh=1, epochs=11, committed=17)
+OURS = {SEED_KEY: 1}
+
+
+def _study_of(*trials: optuna.trial.FrozenTrial) -> list[optuna.trial.FrozenTrial]:
+    for number, trial in enumerate(trials):
+        trial.number = number
+    return list(trials)
+
+
+class TestTally:
+    TRIALS = (
+        _trial(TrialState.COMPLETE, 5),
+        _trial(TrialState.PRUNED, 2),
+        _trial(TrialState.RUNNING, 1, **OURS),
+        _trial(TrialState.WAITING, 3),
+        _trial(TrialState.WAITING, 0, params=False),
+        _trial(TrialState.FAIL, 0),
+    )
+    LOAD = Load(trials=6, running=1, interrupted=1, fresh=1, epochs=11, committed=17)
+
+    def test_counts_epochs_once_and_promises_what_is_left(self) -> None:
+        assert Tally(5).update(_study_of(*self.TRIALS)) == self.LOAD
+
+    def test_a_foreign_clients_running_trial_is_no_load_of_ours(self) -> None:
+        foreign = _trial(TrialState.RUNNING, 2)
+        load = Tally(5).update(_study_of(*self.TRIALS, foreign))
+        assert (load.trials, load.running, load.epochs, load.committed) == (7, 1, 13, 19)
+
+    def test_repetitions_of_failed_trials_come_on_top_of_the_budget(self) -> None:
+        repeated = _trial(TrialState.COMPLETE, 5, **{RETRY_KEY: 5})
+        waiting = _trial(TrialState.WAITING, 0, params=False, **{RETRY_KEY: 5})
+        assert Tally(5).update(_study_of(*self.TRIALS, repeated)).trials == 6
+        load = Tally(5).update(_study_of(*self.TRIALS, waiting))
+        assert (load.trials, load.fresh) == (6, 2)
+
+    def test_what_has_finished_is_looked_at_once(self) -> None:
+        looked = []
+
+        class Watched(optuna.trial.FrozenTrial):
+            @property
+            def last_step(self) -> int:
+                looked.append(self.number)
+                return 5
+
+        trials = []
+        for number in range(50):
+            trial = _trial(TrialState.COMPLETE, 5)
+            trial.__class__ = Watched
+            trial.number = number
+            trials.append(trial)
+        tally = Tally(5)
+        for count in (10, 10, 30, 50, 50):
+            assert tally.update(trials[:count]).epochs == 5 * count
+        assert looked == list(range(50))
+
+    def test_a_running_trial_is_counted_again_each_time(self) -> None:
+        tally = Tally(5)
+        assert tally.update(_study_of(_trial(TrialState.RUNNING, 1, **OURS))).committed == 5
+        assert tally.update(_study_of(_trial(TrialState.PRUNED, 2, **OURS))).committed == 2
 
 
 class TestGrid:
-    def test_enqueued_once(self, storage) -> None:
-        study = _study(storage, "grid")
+    def test_enqueued_once(self, opened: Opened) -> None:
+        study = opened("grid").study
         assert study.enqueue_grid() == 6
         assert study.enqueue_grid() == 0
         assert study.load() == Load(trials=6, running=0, interrupted=0, fresh=6, epochs=0, committed=0)
 
-    def test_only_missing_points_are_added(self, storage) -> None:
-        study = _study(storage, "grid")
-        points = small_spec().search_space().grid_points()
-        optuna.load_study(study_name=study.name, storage=storage).enqueue_trial(
+    def test_only_missing_points_are_added(self, opened: Opened, storage) -> None:
+        made = opened("grid")
+        points = small_spec().grid_points(0)
+        optuna.load_study(study_name=made.study.name, storage=storage).enqueue_trial(
             points[2], user_attrs={GRID_KEY: grid_key(points[2])}
         )
-        assert study.enqueue_grid() == 5
-        keys = [trial.user_attrs[GRID_KEY] for trial in _trials(storage, study)]
+        assert made.study.enqueue_grid() == 5
+        keys = [trial.user_attrs[GRID_KEY] for trial in made.trials]
         assert sorted(keys) == sorted(map(grid_key, points))
 
-    def test_asked_points_are_the_grid(self, storage) -> None:
-        study = _study(storage, "grid")
-        study.enqueue_grid()
+    def test_asked_points_are_the_grid(self, opened: Opened) -> None:
+        made = opened("grid")
+        made.study.enqueue_grid()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            asked = [study.ask() for _ in range(6)]
-        points = small_spec().search_space().grid_points()
-        assert sorted(grid_key(one.values) for one in asked) == sorted(map(grid_key, points))
+            drawn = [made.ask()[1] for _ in range(6)]
+        points = small_spec().grid_points(0)
+        assert sorted(grid_key(one.values) for one in drawn) == sorted(map(grid_key, points))
 
     def test_order_is_the_replicates_own(self) -> None:
-        points = small_spec().search_space().grid_points()
+        points = small_spec().grid_points(0)
         orders = [shuffled(points, 3, replicate) for replicate in range(4)]
         assert len({str(order) for order in orders}) > 1
         assert all(sorted(map(grid_key, order)) == sorted(map(grid_key, points)) for order in orders)
-        assert orders[0] == shuffled(points, 3, 0)
 
-    def test_nested_order(self, storage) -> None:
-        study = _study(storage, "grid", methods={"grid": {"order": "nested"}})
-        study.enqueue_grid()
-        assert [study.ask().values for _ in range(6)] == small_spec().search_space().grid_points()
-
-
-def _trials(storage, study: SearchStudy) -> list[optuna.trial.FrozenTrial]:
-    return storage.get_all_trials(storage.get_study_id_from_name(study.name))
+    def test_nested_order(self, opened: Opened) -> None:
+        made = opened("grid", methods={"grid": {"order": "nested"}})
+        made.study.enqueue_grid()
+        assert [made.ask()[1].values for _ in range(6)] == made.study._spec.grid_points(0)
 
 
 STEPS_AND_CHOICES = {
@@ -160,8 +222,8 @@ STEPS_AND_CHOICES = {
 }
 
 
-def test_a_deleted_study_says_so(storage) -> None:
-    study = _study(storage)
+def test_a_deleted_study_says_so(opened: Opened, storage) -> None:
+    study = opened().study
     optuna.delete_study(study_name=study.name, storage=storage)
     with pytest.raises(StudyDeleted, match="small/random/0 was deleted from Optuna's tables"):
         study.load()
@@ -170,8 +232,8 @@ def test_a_deleted_study_says_so(storage) -> None:
 
 
 class TestEnqueuedByOthers:
-    def _enqueue(self, storage, study: SearchStudy, **values) -> None:
-        optuna.load_study(study_name=study.name, storage=storage).enqueue_trial(values)
+    def _enqueue(self, made: Open, **values: Any) -> None:
+        optuna.load_study(study_name=made.study.name, storage=made.storage).enqueue_trial(values)
 
     @pytest.mark.parametrize(
         ("values", "said"),
@@ -184,142 +246,116 @@ class TestEnqueuedByOthers:
             ({"learning-rate": 0.1}, "no dimension 'learning-rate'"),
         ],
     )
-    def test_one_that_does_not_fit_fails_and_the_next_is_asked(self, storage, values, said: str) -> None:
-        study = _study(storage, space=STEPS_AND_CHOICES)
-        self._enqueue(storage, study, **values)
+    def test_one_that_does_not_fit_is_unusable(self, opened: Opened, values: Any, said: str) -> None:
+        made = opened(space=STEPS_AND_CHOICES)
+        self._enqueue(made, **values)
         with pytest.raises(TrialUnusable, match=said):
-            study.ask()
-        (trial,) = _trials(storage, study)
-        assert trial.state == TrialState.FAIL
-        assert said in trial.user_attrs["reason"]
-        assert study.ask().number == 1
+            made.study.draw(made.take())
 
-    def test_a_part_of_the_values_is_enough(self, storage) -> None:
-        study = _study(storage, space=STEPS_AND_CHOICES)
-        self._enqueue(storage, study, learning_rate=0.1 + 2 * 0.1, batch_size=64)
-        self._enqueue(storage, study, batch_size=32)
-        assert study.ask().values == {"learning_rate": pytest.approx(0.3), "batch_size": 64}
-        assert study.ask().values["batch_size"] == 32
+    def test_a_part_of_the_values_is_enough(self, opened: Opened) -> None:
+        made = opened(space=STEPS_AND_CHOICES)
+        self._enqueue(made, learning_rate=0.1 + 2 * 0.1, batch_size=64)
+        self._enqueue(made, batch_size=32)
+        assert made.ask()[1].values == {"learning_rate": pytest.approx(0.3), "batch_size": 64}
+        assert made.ask()[1].values["batch_size"] == 32
 
-    def test_but_not_for_a_grid(self, storage) -> None:
-        study = _study(storage, "grid", space=STEPS_AND_CHOICES)
-        self._enqueue(storage, study, learning_rate=0.1)
+    def test_but_not_for_a_grid(self, opened: Opened) -> None:
+        made = opened("grid", space=STEPS_AND_CHOICES)
+        self._enqueue(made, learning_rate=0.1)
         with pytest.raises(TrialUnusable, match="not a point of the grid: it has no 'batch_size'"):
-            study.ask()
+            made.study.draw(made.take())
 
 
-class TestRequeue:
-    def test_same_trial_comes_back_whole(self, storage) -> None:
-        study = _study(storage)
-        first = study.ask()
-        study.report(first, 1, 0.25)
-        study.report(first, 2, 0.5)
-        study.requeue(first)
-        assert study.load() == Load(trials=1, running=0, interrupted=1, fresh=0, epochs=2, committed=3)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            again = study.ask()
-            study.report(again, 1, 0.25)
-        assert again == first
-        assert _frozen(storage, again).intermediate_values == {1: 0.25, 2: 0.5}
-        assert _frozen(storage, again).state == TrialState.RUNNING
+class TestAgain:
+    def test_same_trial_comes_back_whole(self, opened: Opened) -> None:
+        made = opened()
+        first, drawn = made.ask()
+        made.report(first, 1, 0.25)
+        made.report(first, 2, 0.5)
+        made.release(first)
+        assert made.study.load() == Load(trials=1, running=0, interrupted=1, fresh=0, epochs=2, committed=3)
+        again, redrawn = made.ask()
+        assert (again.trial_id, again.number, again.last_step) == (first.trial_id, 0, 2)
+        assert redrawn == Drawn(drawn.values, drawn.seed, None), "nothing is left to store"
+        (trial,) = made.trials
+        assert (trial.state, trial.intermediate_values) == (TrialState.RUNNING, {1: 0.25, 2: 0.5})
 
-    def test_it_goes_before_what_was_not_begun(self, storage) -> None:
-        study = _study(storage, "grid")
-        study.enqueue_grid()
-        first, _ = study.ask(), study.ask()
-        study.requeue(first)
-        assert study.ask() == first
+    def test_it_goes_before_what_was_not_begun(self, opened: Opened) -> None:
+        made = opened("grid")
+        made.study.enqueue_grid()
+        first, _ = made.ask()[0], made.ask()
+        made.release(first)
+        assert made.take().trial_id == first.trial_id
 
-    def test_cut_off_while_its_values_were_drawn(self, storage) -> None:
-        study = _study(storage)
-        whole = study.ask()
-        other = _study(storage, experiment="other")
-        cut = optuna.load_study(study_name=other.name, storage=storage).ask()
-        requeue(storage, cut._trial_id)
-        assert other.ask().values == whole.values
+    def test_cut_off_before_its_values_were_stored(self, opened: Opened) -> None:
+        whole = opened().ask()[1]
+        other = opened(experiment="other")
+        other.release(other.take())
+        assert other.ask()[1].values == whole.values
 
-    def test_ended_trials_stay_ended(self, storage) -> None:
-        study = _study(storage)
-        asked = study.ask()
-        study.complete(asked, 0.5)
-        assert not requeue(storage, asked.trial_id)
-        assert not give_up(storage, asked.trial_id, "late")
-        assert not requeue(storage, 10**6)
-        assert _frozen(storage, asked).state == TrialState.COMPLETE
+    def test_drawing_twice_gives_the_same(self, opened: Opened) -> None:
+        made = opened("tpe", methods={"tpe": {"n_startup_trials": 2}})
+        for value in (0.1, 0.9, 0.5):
+            lease, _ = made.ask()
+            made.complete(lease, value)
+        lease = made.take()
+        assert made.study.draw(lease).values == made.study.draw(lease).values
 
 
-class TestEndings:
-    def test_pruned_has_its_true_step_and_value(self, storage) -> None:
-        study = _study(storage)
-        asked = study.ask()
-        study.report(asked, 1, 0.25)
-        study.report(asked, 2, 0.125)
-        study.prune(asked)
-        trial = _frozen(storage, asked)
-        assert (trial.state, trial.last_step, trial.value) == (TrialState.PRUNED, 2, 0.125)
+class TestSeeds:
+    def test_a_trials_number_decides(self, opened: Opened) -> None:
+        made = opened()
+        drawn = [made.ask()[1] for _ in range(2)]
+        assert [one.seed for one in drawn] == [derive_seed(3, 0, 0), derive_seed(3, 0, 1)]
+        assert [trial.user_attrs[SEED_KEY] for trial in made.trials] == [one.seed for one in drawn]
 
-    def test_failed_has_its_reason(self, storage) -> None:
-        study = _study(storage)
-        asked = study.ask()
-        study.fail(asked, "shapes don't fit")
-        trial = _frozen(storage, asked)
-        assert (trial.state, trial.user_attrs["reason"]) == (TrialState.FAIL, "shapes don't fit")
+    def test_a_repeated_trial_has_that_of_the_first(self, opened: Opened) -> None:
+        made = opened()
+        for _ in range(2):
+            made.ask()
+        lease, drawn = made.ask()
+        for _ in range(2):
+            made.ledger.write(endings=[Ending(lease=lease, state="failed", reason="no")])
+            made.ledger.retry_failed(1)
+            lease, again = made.ask()
+            assert (
+                (again.seed, again.values)
+                == (drawn.seed, drawn.values)
+                == (derive_seed(3, 0, 2), drawn.values)
+            )
 
-    @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-    def test_what_is_not_finite_is_never_told(self, storage, value: float) -> None:
-        study = _study(storage)
-        asked = study.ask()
-        with pytest.raises(ValueError, match="epoch 1"):
-            study.report(asked, 1, value)
-        with pytest.raises(ValueError, match="ended with"):
-            study.complete(asked, value)
-        trial = _frozen(storage, asked)
-        assert (trial.state, trial.intermediate_values) == (TrialState.RUNNING, {})
 
-    def test_somebody_else_ended_it(self, storage) -> None:
-        study = _study(storage)
-        asked = study.ask()
-        optuna.load_study(study_name=study.name, storage=storage).tell(asked.number, 0.9)
-        for late in (
-            lambda: study.report(asked, 1, 0.5),
-            lambda: study.complete(asked, 0.5),
-            lambda: study.prune(asked),
-            lambda: study.fail(asked, "no"),
-            lambda: study.note(asked, "epochs", 1),
-        ):
-            with pytest.raises(TrialTaken):
-                late()
-        assert _frozen(storage, asked).value == 0.9
-
-    def test_the_study_was_deleted(self, storage) -> None:
-        study = _study(storage)
-        asked = study.ask()
-        optuna.delete_study(study_name=study.name, storage=storage)
-        with pytest.raises(TrialTaken):
-            study.report(asked, 1, 0.5)
+def test_a_sampler_writes_nothing(opened: Opened) -> None:
+    """Optuna's TPE would note on the trial what it has drawn, past the lease."""
+    made = opened("tpe", methods={"tpe": {"n_startup_trials": 1}})
+    for value in (0.1, 0.9):
+        lease, _ = made.ask()
+        made.complete(lease, value)
+    made.study.draw(made.take())
+    trial = made.trials[-1]
+    assert (trial.params, trial.system_attrs, trial.user_attrs) == ({}, {}, {})
 
 
 class TestPruning:
-    def test_repeated_epochs_are_not_judged_by_later_ones(self, storage) -> None:
-        study = _study(storage, pruner={"name": "asha", "min_epochs": 1, "eta": 2})
-        good, bad = study.ask(), study.ask()
-        study.report(bad, 1, 0.9)
-        study.report(bad, 2, 0.1)
-        study.report(good, 1, 0.5)
-        study.report(good, 2, 0.9)
-        study.requeue(bad)
-        bad = study.ask()
-        study.report(bad, 1, 0.9)
-        assert not study.should_prune(bad, 1)
-        study.report(bad, 2, 0.1)
-        assert study.should_prune(bad, 2)
+    def test_repeated_epochs_are_not_judged_by_later_ones(self, opened: Opened) -> None:
+        made = opened(pruner={"name": "asha", "min_epochs": 1, "eta": 2})
+        good, bad = made.ask()[0], made.ask()[0]
+        made.report(bad, 1, 0.9)
+        made.report(bad, 2, 0.1)
+        made.report(good, 1, 0.5)
+        made.report(good, 2, 0.9)
+        made.release(bad)
+        bad = made.ask()[0]
+        made.report(bad, 1, 0.9)
+        assert made.study.stops([(bad.number, 1)]) == [False]
+        made.report(bad, 2, 0.1)
+        assert made.study.stops([(bad.number, 2)]) == [True]
 
-    def test_without_a_pruner_nothing_is_read(self, storage, monkeypatch) -> None:
-        study = _study(storage)
-        asked = study.ask()
-        monkeypatch.setattr(storage, "get_trial", None)
-        assert not study.should_prune(asked, 1)
+    def test_without_a_pruner_nothing_is_read(self, opened: Opened, storage, monkeypatch) -> None:
+        made = opened()
+        lease, _ = made.ask()
+        monkeypatch.setattr(storage, "get_all_trials", None)
+        assert made.study.stops([(lease.number, 1)]) == [False]
 
 
 def test_study_says_what_it_is(storage) -> None:
@@ -338,14 +374,14 @@ def test_study_says_what_it_is(storage) -> None:
     assert study.metric_names == ["accuracy"], "Optuna Dashboard names its axis by it"
 
 
-def test_methods_share_their_first_trials_on_the_database(storage) -> None:
-    values = {}
+def test_methods_share_their_first_trials_on_the_database(opened: Opened) -> None:
+    values: dict[str, list[dict[str, Any]]] = {}
     for method in ("random", "tpe"):
-        study = _study(storage, method, methods={"random": {}, "tpe": {}})
+        made = opened(method, experiment=method, methods={"random": {}, "tpe": {}})
         values[method] = []
         for number in range(11):
-            asked = study.ask()
-            values[method].append(dict(asked.values))
-            study.complete(asked, number / 10)
+            lease, drawn = made.ask()
+            values[method].append(dict(drawn.values))
+            made.complete(lease, number / 10)
     assert values["random"][:10] == values["tpe"][:10]
     assert values["random"][10] != values["tpe"][10]

@@ -11,7 +11,9 @@ from sqlalchemy import text
 from storage.batched_ledger import BatchedLedger
 from storage.checker import RULES, Violation, check_history
 from storage.database import open_database
+from storage.experiments import Experiments
 from tests.contracts.ledger_contract import STUDY, draw_of, end, epoch_of, move_deadline
+from tests.contracts.ledger_readings_contract import reading_of
 
 PLANTED: dict[str, list[str]] = {
     "trial numbers are dense": [
@@ -103,6 +105,21 @@ PLANTED: dict[str, list[str]] = {
         WHERE number = 1
         """,
     ],
+    "a winner's seed is one trial": [
+        "UPDATE trial_user_attributes SET value_json = '0' WHERE key = 'shoal:retrain_seed'",
+    ],
+    "retrainings are read once": [
+        "UPDATE shoal.experiment_studies SET role = 'search', replicate = 9 WHERE role = 'retraining'",
+        "UPDATE shoal.experiment_studies SET role = 'retraining', replicate = 9 WHERE name = 'e/tpe/0'",
+        """
+        INSERT INTO shoal.test_readings
+        (experiment_id, study_name, trial_id, trial_number, config, seed, metrics, validation,
+        epochs, images, seconds, purpose, retraining_trial_id)
+        SELECT experiment_id, study_name, trial_id, trial_number, config, seed + 99, metrics, validation,
+        epochs, images, seconds, purpose, retraining_trial_id
+        FROM shoal.test_readings
+        """,
+    ],
     "running trials have leases": [
         "UPDATE trials SET state = 'RUNNING' WHERE number = 4",
     ],
@@ -130,12 +147,29 @@ def history(database, optuna_storage, experiment) -> BatchedLedger:
     return ledger
 
 
-def test_an_honest_history_has_no_violations(history, database, experiment):
+@pytest.fixture
+def retrained(history, database, optuna_storage, experiment) -> BatchedLedger:
+    """The same, and its winner was retrained with two seeds."""
+    Experiments(database).add_study(experiment.id, "tpe", 0, f"{STUDY}/retrained", role="retraining")
+    study = optuna.create_study(storage=optuna_storage, study_name=f"{STUDY}/retrained")
+    for index in range(2):
+        marks = {"shoal:retrain_trial": 1, "shoal:retrain_of": 0, "shoal:retrain_seed": index}
+        study.enqueue_trial({"lr": 0.1}, user_attrs=marks)
+    leases = history.claim(study.study_name, history.register("w"), waiting=2, new=0)
+    history.write(
+        draws=[draw_of(lease) for lease in leases],
+        epochs=[epoch_of(lease, 1) for lease in leases],
+        endings=[end(lease, reading=reading_of(lease)) for lease in leases],
+    )
+    return history
+
+
+def test_an_honest_history_has_no_violations(retrained, database, experiment):
     assert check_history(database) == check_history(database, experiment.id, at_rest=True) == []
 
 
 @pytest.mark.parametrize(("rule", "statement"), [(rule, s) for rule, all_ in PLANTED.items() for s in all_])
-def test_what_is_planted_is_found(history, database, experiment, rule, statement):
+def test_what_is_planted_is_found(retrained, database, experiment, rule, statement):
     with database.begin() as connection:
         assert connection.execute(text(statement)).rowcount
     found = check_history(database, experiment.id)

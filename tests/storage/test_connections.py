@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from storage.embedded import EmbeddedPostgres
 from storage.errors import DatabaseBusy, DatabaseUnreachable
 from storage.experiments import Experiments
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
+from tests.conftest import on_server
 from tests.contracts.ledger_contract import STUDY, draw_of, end, epoch_of
 from tests.contracts.wire import wired
 
@@ -95,6 +97,29 @@ class TestIdleConnections:
         with database.begin() as first, database.begin() as second:
             pids = [c.scalar(text("SELECT pg_backend_pid()")) for c in (first, second)]
         assert database.scalar("SELECT pg_backend_pid()") == pids[0]
+
+    def test_an_old_one_makes_room_for_others(self, database, monkeypatch):
+        first = database.scalar("SELECT pg_backend_pid()")
+        assert database.scalar("SELECT pg_backend_pid()") == first
+        monkeypatch.setattr(connections, "LIFE_SECONDS", 0.0)
+        assert database.scalar("SELECT pg_backend_pid()") == first
+        assert database.engine.pool.checkedin() == 0
+        assert database.scalar("SELECT pg_backend_pid()") != first
+
+    def test_none_is_kept_once_the_server_was_full(self, database, postgres_url, monkeypatch):
+        """Else those who came first would keep their places by asking now and then, and others get none."""
+        monkeypatch.setattr(connections._crowd, "met_at", -math.inf)
+        name = database.scalar("SELECT current_database()")
+        database.scalar("SELECT 1")
+        assert database.engine.pool.checkedin() == 1
+        on_server(postgres_url, "ALTER DATABASE {} CONNECTION LIMIT 1", name)
+        with Database(database.url, patience=0.0) as other, pytest.raises(DatabaseBusy):
+            other.scalar("SELECT 1")
+        database.scalar("SELECT 1")
+        assert database.engine.pool.checkedin() == 0
+        monkeypatch.setattr(connections, "CROWDED_SECONDS", 0.0)
+        database.scalar("SELECT 1")
+        assert database.engine.pool.checkedin() == 1
 
     def test_who_finds_a_pool_full_waits_and_is_told(self, database, monkeypatch):
         from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -187,6 +212,7 @@ class TestPatience:
 @pytest.mark.slow
 def test_two_hundred_clients_share_forty_connections(tmp_path: Path, monkeypatch):
     """All come at once and keep their database open; each gets through a trial's whole life."""
+    monkeypatch.setattr(connections._crowd, "met_at", -math.inf)  # put back for the tests that follow
     few = embedded.CONFIGURATION.replace("max_connections = 300", "max_connections = 40")
     assert few != embedded.CONFIGURATION
     monkeypatch.setattr(embedded, "CONFIGURATION", few)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 
 from storage import database_checks
@@ -137,6 +137,35 @@ class TestLock:
             for key in "abcdefgh":
                 stack.enter_context(database.lock(key))
             assert database.scalar("SELECT 1") == 1
+
+    def test_held_for_moments_again_and_again_costs_one_connection(self, database):
+        opened = []
+        event.listen(database._brief, "connect", lambda *_: opened.append(1))
+        for _ in range(5):
+            with database.lock("a", wait=False, idle_seconds=60) as held:
+                assert held
+                with database.lock("a", wait=False, idle_seconds=60) as again:
+                    assert not again  # that is another connection
+        assert len(opened) == 2
+
+    def test_held_for_moments_is_freed_whatever_happens(self, database):
+        with pytest.raises(KeyError), database.lock("a", wait=False, idle_seconds=60):
+            raise KeyError
+        with pytest.raises(KeyError), database.lock("a", wait=False, idle_seconds=60):  # noqa: PT012
+            kill_connections(database, but=0)
+            raise KeyError
+        with database.lock("a", wait=False, idle_seconds=60) as held:
+            assert held
+        with database.lock("a", wait=False) as free:
+            assert free
+
+    def test_held_for_long_has_no_connection_that_the_server_closes_when_idle(self, database):
+        lent = []
+        event.listen(database._brief, "checkout", lambda *_: lent.append(1))
+        with database.lock("a", wait=False, idle_seconds=0.05) as held:
+            assert held
+        with database.lock("b", wait=False), database.lock("c"):
+            assert len(lent) == 1
 
     def test_a_connection_that_broke_meanwhile_hides_no_error(self, database):
         with pytest.raises(KeyError), database.lock("a"):  # noqa: PT012

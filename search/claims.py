@@ -1,0 +1,87 @@
+"""What a worker, its desk and its broker say to each other: values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from objectives.base import EpochReport, TestScore, TrialStart
+    from objectives.checkpoint_files import TrialFolder
+    from search.retraining import Retrains
+    from search.spec import ExperimentSpec
+    from storage.ledger import Lease
+
+
+class Verdict(Enum):
+    """What becomes of a trial after an epoch. All but CONTINUE free its slot."""
+
+    CONTINUE = "continue"
+    PRUNE = "prune"
+    FINISH = "finish"
+    TAKEN = "taken"
+    """The lease was lost: somebody else ended the trial or has it now; nothing was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A trial that this worker runs, and nobody else."""
+
+    lease: Lease
+    values: Mapping[str, Any]
+    start: TrialStart
+    """What the engine is asked to train."""
+    folder: TrialFolder
+    """Where its checkpoints are."""
+    fingerprint: str
+    """What its checkpoints are of."""
+    retrains: Retrains | None = None
+    """Whose retraining it is; None: a trial of a search, which never reads the test set."""
+
+    @property
+    def trial_id(self) -> int:
+        """Optuna's id of the trial."""
+        return self.lease.trial_id
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """An epoch's end, as the engine told it."""
+
+    claim: Claim
+    report: EpochReport
+    last: bool
+    leaving: bool = False
+    """The trial was interrupted after this epoch: unless it has ended, it goes back to the queue."""
+    test: TestScore | None = None
+    """With the last epoch of a retraining."""
+
+
+def ends(one: Reported) -> bool:
+    """Whether a trial has nothing left to train."""
+    return one.last or one.report.diverged
+
+
+class Left(Exception):  # noqa: N818 - says what happened, to the engine's thread
+    """The engine did not come back and its trials were given away: whatever it says now is not wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the database says of the experiment."""
+
+    stop: bool
+    grown: ExperimentSpec | None = None
+    """Its new version, if it has changed since the last look."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long an engine may be away, in seconds."""
+
+    hang: float
+    """Before it counts as hung; less may do once its epochs are known, see `placing.hang_limit`."""
+    grace: float | None = None
+    """After it was told to stop at once; None: as long as its epoch takes."""
