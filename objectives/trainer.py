@@ -234,8 +234,13 @@ def failure_of(trial_id: int, error: Exception) -> TrialFailure:
         trial_id=trial_id,
         reason=reason,
         traceback="".join(traceback.format_exception(error)),
-        retryable=any(_is_out_of_memory(cause) for cause in _causes(error)),
+        retryable=is_out_of_memory(error),
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine had too little memory for what raised this."""
+    return any(_says_out_of_memory(cause) for cause in _causes(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -244,7 +249,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def _says_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in OUT_OF_MEMORY)

@@ -14,12 +14,12 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from objectives.augment import augment
 from objectives.base import TrialConfig, TrialError, derive_seed
@@ -141,7 +141,7 @@ class Training:
             diverged=not (steps.finite and self._parameters_finite()),
         )
 
-    def steps(self, epoch: int) -> Iterator[Step]:
+    def steps(self, epoch: int) -> Generator[Step, None, None]:
         """Take the steps of an epoch, counted from 1, one per item."""
         order_N = torch.randperm(
             len(self.data.training_indices),
@@ -228,7 +228,7 @@ class Training:
         return loss_B if self._class_weights is None else loss_B * self._class_weights[labels_B]
 
     def _batches(
-        self, chosen_N: Tensor, augmenting: Generator
+        self, chosen_N: Tensor, augmenting: torch.Generator
     ) -> Iterator[tuple[int, Iterable[tuple[Tensor, Tensor]]]]:
         """(size, pieces) of every step; the pieces are (images_BCHW, labels_B), in almost all cases one."""
         if self._batch_size > self._piece:
@@ -251,11 +251,11 @@ class Training:
             ):
                 yield len(labels_B), ((self._augmented(images_BCHW, augmenting), labels_B),)
 
-    def _gather(self, indices_B: Tensor, augmenting: Generator) -> tuple[Tensor, Tensor]:
+    def _gather(self, indices_B: Tensor, augmenting: torch.Generator) -> tuple[Tensor, Tensor]:
         images_BCHW = self.data.normalise(self.data.images[indices_B])
         return self._augmented(images_BCHW, augmenting), self.data.labels[indices_B]
 
-    def _augmented(self, images_BCHW: Tensor, augmenting: Generator) -> Tensor:
+    def _augmented(self, images_BCHW: Tensor, augmenting: torch.Generator) -> Tensor:
         if not self.config.augment:
             return images_BCHW
         changed = augment(images_BCHW, self.config.augment, augmenting)

@@ -17,8 +17,8 @@ from search.plan_comparison import ComparisonPlan, comparison_notes, comparison_
 from search.settings import GpSettings, MethodSettings, NoPruner, TpeSettings
 from search.spec import ExperimentSpec
 
-Measure: TypeAlias = Callable[[Task, TrialConfig], float]
-"""Training images per second of a config on one worker of this machine."""
+Measure: TypeAlias = Callable[[Task, TrialConfig], "Rates"]
+"""How fast trials of a config train on one worker of this machine."""
 
 GP_SECONDS_PER_ASK = 0.9
 """Measured with Optuna 5.0 on one CPU core, after the random trials."""
@@ -43,12 +43,31 @@ class MethodPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """What one worker trains in a second, and how."""
+
+    alone: float
+    """Images of one trial after the other."""
+    fused: float | None = None
+    """Images of all slots together; None: such trials can't be fused."""
+    slots: int = 1
+    bytes_per_slot: int | None = None
+    """Parameters, gradients, optimizer state; activations come on top. None: not fused."""
+    reason: str | None = None
+    """Why such trials train one after the other; None: they don't."""
+
+
+@dataclass(frozen=True, slots=True)
 class Speed:
     """One measurement: a corner of the space, and how fast it trains."""
 
     values: Mapping[str, Scalar]
     """Those of its dimensions that decide the cost."""
     images_per_second: float
+    """Of a worker, in the way in which it trains such trials."""
+    trials_per_hour: float
+    """Of a worker, with all epochs and their validations."""
+    rates: Rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +137,7 @@ def make_plan(spec: ExperimentSpec, *, measure: Measure | None = None, workers: 
     speeds: tuple[Speed, ...] = ()
     if measure is not None and images is not None:
         try:
-            speeds = tuple(_measured(spec, measure))
+            speeds = tuple(_measured(spec, measure, spec.max_epochs() * _per_epoch(images)))
         except ObjectiveError as error:
             notes.append(f"the speed could not be measured: {error}")
     elif images is None:
@@ -184,11 +203,12 @@ def _grid_axes(spec: ExperimentSpec) -> tuple[GridAxis, ...]:
     return tuple(GridAxis(name, axis.kind, axis.points) for name, axis in spec.grid_axes(0).items())
 
 
-def measured_speed(task: Task, config: TrialConfig) -> float:
-    """`objectives.measure.images_per_second`, imported when it is needed: it brings torch along."""
-    from objectives.measure import images_per_second
+def measured_speed(task: Task, config: TrialConfig) -> Rates:
+    """`objectives.fused.choose.speed_on`, imported when it is needed: it brings torch along."""
+    from objectives.fused.choose import speed_on
 
-    return images_per_second(task, config)
+    seen = speed_on(task, config)
+    return Rates(seen.alone, seen.fused or None, seen.tried, seen.bytes_per_slot or None, seen.reason)
 
 
 def _method_plan(
@@ -213,9 +233,14 @@ def _seconds(
     )
 
 
-def _measured(spec: ExperimentSpec, measure: Measure) -> list[Speed]:
+def _measured(spec: ExperimentSpec, measure: Measure, images_per_trial: float) -> list[Speed]:
     task = spec.task()
-    return [Speed(corner, measure(task, spec.config(corner))) for corner in corners(spec)]
+    found = []
+    for corner in corners(spec):
+        rates = measure(task, spec.config(corner))
+        rate = rates.fused if rates.fused is not None and rates.reason is None else rates.alone
+        found.append(Speed(corner, rate, 3600 * rate / images_per_trial, rates))
+    return found
 
 
 def corners(spec: ExperimentSpec) -> list[dict[str, Scalar]]:

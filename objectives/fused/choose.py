@@ -1,28 +1,51 @@
-"""How fast trials of an architecture train fused and alone on this device, by trying; for engines and plans.
+"""How fast trials of a program train fused and alone on this device, by trying; for engines and plans.
 
 Fusing pays where a model is too small to fill a device. On a CPU it is often a draw, and the faster way
-differs from machine to machine: so it is measured, once per architecture and process.
+differs from machine to machine and from batch to batch: so it is measured, once per program and size of
+batch, and remembered (`choices.py`).
 """
 
 from __future__ import annotations
 
+import itertools
+import json
+import statistics
 import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
+import torch
+
 from objectives.base import Choice, Task, TrialConfig, TrialStart, derive_seed
-from objectives.datasets import SearchData
+from objectives.choices import Choices, ChoicesError, ProgramChoice, ProgramKey
+from objectives.datasets import SearchData, load
+from objectives.devices import kind_of_device, prepare, reproducible, seeded
 from objectives.fused.fusable import fusing, why_not
 from objectives.fused.member import Member, member
+from objectives.fused.memory import Sizes, fewer, fitting, usual_sizes
 from objectives.fused.pool import Pool
 from objectives.fused.program import Program, architecture, template
-from objectives.measure import MOST_IMAGES, images_per_second
+from objectives.measure import MOST_IMAGES
 from objectives.models import build
 from objectives.optimizers import OPTIMIZERS, effective_batch_size
+from objectives.training import Training
 
-ROUNDS = 3
-"""Each way is tried so often, in turns, and its best counts: what disturbs one try disturbs the next less."""
+ROUNDS = 5
+"""The ways take so many turns, and the median of what they are worth against each other counts: what disturbs
+one turn does not decide."""
+
+SECONDS = 0.1
+"""Of one way in one turn."""
 
 WARM_UP_STEPS = 2
+
+LEAST_GAIN = {"cpu": 1.0, "cuda": 1.5}
+"""How much faster fused must be, by kind of device. A trial alone is the reference: a GPU's small gain is not
+worth rows that wait for each other."""
+
+SMALLEST_BATCH = 32
+"""Batches up to this are of one kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +55,78 @@ class Speed:
     fused: float
     """0 where the trial can't be fused."""
     alone: float
+    gain: float
+    """Fused over alone, the median over the turns; 0 where the trial can't be fused."""
     bytes_per_slot: int
     """As `SlotState.bytes_per_slot`; the activations of a step's images come on top."""
     reason: str | None
     """Why trials had better train alone; None if fused."""
+    slots: int | None = None
+    """More than these had no memory; None: all had."""
+    tried: int = 1
+    """Slots that were filled."""
+    rows: int | None = None
+    """Likewise of rows."""
+
+
+def key_of(config: TrialConfig, data: SearchData, device: torch.device) -> ProgramKey:
+    """What a trial's way is chosen for."""
+    size = effective_batch_size(config, len(data.training_indices))
+    batch = SMALLEST_BATCH
+    while batch < min(size, MOST_IMAGES):
+        batch *= 2
+    program = json.dumps(architecture(config, data.input_shape, data.classes))
+    return ProgramKey(program, batch, kind_of_device(device))
+
+
+def choose(
+    task: Task,
+    config: TrialConfig,
+    data: SearchData,
+    sizes: Sizes,
+    choices: Choices,
+    *,
+    threads: int | None = 1,
+) -> ProgramChoice:
+    """How trials like this one train: as was chosen before, else as a short measurement says.
+
+    Raises `TrialError` where the trial would, and `ChoicesError`.
+    """
+    key = key_of(config, data, data.images.device)
+    found = _asked(lambda: choices.get(key))
+    if found is not None:
+        return found
+    seen = speed(task, config, data, sizes, threads=threads)
+    made = ProgramChoice(seen.reason is None, seen.reason, seen.fused, seen.alone, seen.slots, seen.rows)
+    return told(choices, key, made)
+
+
+def told(choices: Choices, key: ProgramKey, choice: ProgramChoice) -> ProgramChoice:
+    """Put a choice; returns what holds. Raises `ChoicesError` whatever went wrong."""
+    held = _asked(lambda: choices.put(key, choice))
+    assert held is not None, "what was put is there"
+    return held
+
+
+def speed_on(task: Task, config: TrialConfig, device: str = "auto", *, threads: int | None = 1) -> Speed:
+    """`speed` on a device, with the sizes that an engine has there; for plans. Raises `ObjectiveError`."""
+    chosen = prepare(device)
+    with reproducible(threads):
+        data = load(task.data, 0, chosen)
+        return speed(task, config, data, usual_sizes(chosen.type), threads=threads)
 
 
 def speed(
     task: Task,
     config: TrialConfig,
     data: SearchData,
+    sizes: Sizes,
     *,
-    slots: int,
-    rows: int,
-    images_per_row: int,
-    seconds: float = 0.6,
+    seconds: float = SECONDS,
     threads: int | None = 1,
 ) -> Speed:
-    """Try `slots` trials like this one fused, and one alone, for about so many seconds each.
+    """Try as many trials like this one as there are slots fused, and one alone, for about so many seconds
+    a turn; in the caller's `reproducible` settings, with so many `threads`.
 
     Raises `TrialError` where the trial would.
     """
@@ -58,37 +135,39 @@ def speed(
     model = build(config.model, data.input_shape, data.classes, 0, task.allow_imports)
     found = fusing(model, data.input_shape)
     reason = why_not(config, device) or found.reason
-    pool = None
-    if not reason:
-        blank = template(config, data.input_shape, data.classes, task)
-        program = Program(blank, data.input_shape, slots, device, generic=found.form == "vmapped")
-        pool = Pool(program, data.images, rows, images_per_row)
-        _fill(pool, config, data, task)
-    fused = alone = 0.0
-    for _ in range(ROUNDS):
-        if pool:
-            fused = max(fused, _fused_rate(pool, seconds / ROUNDS))
-        alone = max(alone, images_per_second(task, config, seconds / ROUNDS, str(device), threads=threads))
-    if pool and fused < alone:
-        reason = f"faster alone: {alone:.0f} images/s, fused {fused:.0f}"
-    return Speed(fused, alone, pool.program.state.bytes_per_slot if pool else 0, reason)
-
-
-_REMEMBERED: dict[object, str | None] = {}
-
-
-def why_not_faster(
-    task: Task, config: TrialConfig, data: SearchData, *, slots: int, rows: int, images_per_row: int
-) -> str | None:
-    """Why trials of this architecture had better train alone; None if not. Remembered by the process."""
-    key = (
-        architecture(config, data.input_shape, data.classes),
-        (task.allow_imports, data.images.device, slots, rows, images_per_row),
+    clock = _clock(device, threads)
+    with seeded(0, device), closing(_alone_steps(task, config, data)) as alone_steps:
+        if reason:
+            rates = [_rate(alone_steps, seconds, clock) for _ in range(ROUNDS)]
+            return Speed(0.0, statistics.median(rates), 0.0, 0, reason)
+        generic = found.form == "vmapped"
+        pool, fits = fitting(lambda s: _pool(task, config, data, s, generic=generic), sizes, fewer)
+        fused_steps = _fused_steps(pool)
+        pairs = [
+            (_rate(fused_steps, seconds, clock), _rate(alone_steps, seconds, clock)) for _ in range(ROUNDS)
+        ]
+    fused, alone = (statistics.median(rates) for rates in zip(*pairs, strict=True))
+    gain = statistics.median(one / other for one, other in pairs)
+    least = LEAST_GAIN[device.type]
+    return Speed(
+        fused=fused,
+        alone=alone,
+        gain=gain,
+        bytes_per_slot=pool.program.state.bytes_per_slot,
+        reason=None if gain >= least else f"fusing gains {gain:.2f}×, and pays from {least:g}× on",
+        slots=fits.slots if fits.slots < sizes.slots else None,
+        rows=fits.rows if fits.rows < sizes.rows else None,
+        tried=fits.slots,
     )
-    if key not in _REMEMBERED:
-        found = speed(task, config, data, slots=slots, rows=rows, images_per_row=images_per_row)
-        _REMEMBERED[key] = found.reason
-    return _REMEMBERED[key]
+
+
+def _asked(question: Callable[[], ProgramChoice | None]) -> ProgramChoice | None:
+    try:
+        return question()
+    except ChoicesError:
+        raise
+    except Exception as error:
+        raise ChoicesError(f"how trials train can't be looked up: {error}") from error
 
 
 def _affordable(config: TrialConfig, data: SearchData) -> TrialConfig:
@@ -98,6 +177,17 @@ def _affordable(config: TrialConfig, data: SearchData) -> TrialConfig:
         return config
     full = OPTIMIZERS[config.optimizer.name].full_batch
     return replace(config, batch_size=MOST_IMAGES, optimizer=Choice("sgd") if full else config.optimizer)
+
+
+def _pool(task: Task, config: TrialConfig, data: SearchData, sizes: Sizes, *, generic: bool) -> Pool:
+    """A pool full of such trials that has made its first steps."""
+    blank = template(config, data.input_shape, data.classes, task)
+    program = Program(blank, data.input_shape, sizes.slots, data.images.device, generic=generic)
+    pool = Pool(program, data.images, sizes.rows, sizes.images_per_row)
+    _fill(pool, config, data, task)
+    for _ in range(WARM_UP_STEPS):
+        _step(pool)
+    return pool
 
 
 def _fill(pool: Pool, config: TrialConfig, data: SearchData, task: Task) -> None:
@@ -110,17 +200,52 @@ def _fill(pool: Pool, config: TrialConfig, data: SearchData, task: Task) -> None
         )
 
 
-def _fused_rate(pool: Pool, seconds: float) -> float:
-    for _ in range(WARM_UP_STEPS):
+def _fused_steps(pool: Pool) -> Iterator[int]:
+    """The images of each step of a pool, for ever."""
+    while True:
+        before = pool.images
         _step(pool)
-    images, started = pool.images, time.perf_counter()
-    while (passed := time.perf_counter() - started) < seconds or pool.images == images:
-        _step(pool)
-    return (pool.images - images) / passed
+        yield pool.images - before
+
+
+def _alone_steps(task: Task, config: TrialConfig, data: SearchData) -> Generator[int, None, None]:
+    """The images of each step of one trial, for ever, after the first few: they choose kernels."""
+    training = Training(config, 0, data, task.allow_imports)
+    left_out = WARM_UP_STEPS
+    for epoch in itertools.count(1):
+        with closing(training.steps(epoch)) as steps:
+            for step in steps:
+                if left_out:
+                    left_out -= 1
+                else:
+                    yield step.images
+
+
+def _rate(steps: Iterator[int], seconds: float, clock: Callable[[], float]) -> float:
+    """Images per second of at least one step, until so many seconds have passed."""
+    images, started = 0, clock()
+    until = time.perf_counter() + seconds
+    while not images or time.perf_counter() < until:
+        images += next(steps)
+    return images / max(clock() - started, 1e-9)
+
+
+def _clock(device: torch.device, threads: int | None) -> Callable[[], float]:
+    """Seconds: of this thread where it does all the work, for others may run beside it; else of the clock."""
+    if device.type == "cuda":
+        return lambda: _when_done(device)
+    return time.thread_time if threads == 1 else time.perf_counter
+
+
+def _when_done(device: torch.device) -> float:
+    """The time when all steps so far are done."""
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _step(pool: Pool) -> None:
     """A step after which every trial goes on, whatever its numbers are: this is about time."""
     for item in pool.step():
-        assert isinstance(item, Member), "what raises has raised before"
+        if not isinstance(item, Member):
+            raise item.error
         item.piece = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,16 +20,17 @@ from torch import nn
 
 from objectives import checkpoints
 from objectives.base import EpochEnd, SlotError, Task, TrialFailure, TrialStart, derive_seed
+from objectives.choices import Choices, ChoicesError, ProgramChoice, ProgramKey
 from objectives.datasets import SearchData, load
-from objectives.devices import reproducible, resolve_device
-from objectives.fused.choose import why_not_faster
-from objectives.fused.fusable import fusing, one_image_left, why_not
-from objectives.fused.lanes import AloneLane, BrokenError, Lane, PoolLane, alone_from
+from objectives.devices import prepare, reproducible
+from objectives.fused.choose import choose, key_of, told
+from objectives.fused.fusable import Fusing, fusing, one_image_left, why_not
+from objectives.fused.lanes import AloneLane, BrokenError, Lane, NoRoomError, PoolLane, alone_from
 from objectives.fused.member import Member, member
+from objectives.fused.memory import IMAGES_PER_ROW, Sizes, usual_sizes
 from objectives.fused.moving import from_plain
 from objectives.fused.pool import Pool
 from objectives.fused.program import Architecture, Program, architecture, template
-from objectives.fused.rows import FEWEST_ROWS
 from objectives.models import build
 from objectives.trainer import PlainEngine, failure_of
 
@@ -36,23 +38,17 @@ logger = logging.getLogger(__name__)
 
 Event: TypeAlias = EpochEnd | TrialFailure
 
-IMAGES_PER_ROW = 32
-"""M. Smaller rows waste less on small batches and cost more copies of weights."""
-
-ROWS = {"cpu": 8, "cuda": 128}
-"""R at most, by kind of device: 256 images fit a CPU's caches; a GPU wants thousands."""
-
 EMPTY_POOLS = 4
 """Pools without a trial that are kept for the next one of their architecture."""
 
 
 class FusedEngine:
-    """An `Engine` with `slots` slots, that trains what is in them together.
+    """An `Engine` with `slots` slots (None: `SLOTS`), that trains what is in them together.
 
     A step has at most `rows` rows of `images_per_row` images; the first decides speed and memory only, the
     second shows in the last bits of a curve, as `threads` does (the CPU's; None: the process's own). With
-    `measure`, architectures that train faster one by one do so; as clocks decide that, the last bits of a
-    curve may then differ from one process to another. Raises `ObjectiveError` for a device that isn't there.
+    `choices`, trials whose kind trains faster one by one do so, as a short measurement says or as was chosen
+    before; without, all are fused that can be. Raises `ObjectiveError` for a device that isn't there.
     """
 
     def __init__(
@@ -60,39 +56,43 @@ class FusedEngine:
         task: Task,
         device: str = "auto",
         *,
-        slots: int = 16,
+        slots: int | None = None,
         rows: int | None = None,
         images_per_row: int = IMAGES_PER_ROW,
         threads: int | None = 1,
-        measure: bool = False,
+        choices: Choices | None = None,
     ) -> None:
         self._task = task
-        self._device = resolve_device(device)
-        self._slots = slots
-        self._rows = max(FEWEST_ROWS, rows or ROWS[self._device.type])
-        self._images_per_row = images_per_row
+        self._device = prepare(device)
+        self._sizes = usual_sizes(self._device.type, slots, rows, images_per_row)
         self._threads = threads
-        self._measure = measure
+        self._choices = choices
         self._waiting: dict[int, TrialStart] = {}
         self._lanes: dict[int, Lane] = {}
         self._pools: dict[Architecture, PoolLane] = {}
-        self._alone: dict[Architecture, str] = {}
+        self._forms: dict[Architecture, Fusing] = {}
+        self._chosen: dict[ProgramKey, tuple[Architecture, ProgramChoice]] = {}
+        self.programs_built = 0
+        """So far; a trial that is admitted makes one only as the first of its kind."""
 
     @property
     def free_slots(self) -> int:
-        return self._slots - len(self._waiting) - len(self._lanes)
+        return max(0, self._sizes.slots - len(self._waiting) - len(self._lanes))
 
     def admit(self, start: TrialStart) -> None:
         if start.trial_id in self._waiting or start.trial_id in self._lanes:
             raise SlotError(f"trial {start.trial_id} is held already")
         if self.free_slots <= 0:
-            raise SlotError(f"trial {start.trial_id}: all {self._slots} slots are taken")
+            raise SlotError(f"trial {start.trial_id}: all {self._sizes.slots} slots are taken")
         self._waiting[start.trial_id] = start
 
     def advance(self) -> Sequence[Event]:
-        """Train until a trial is at the end of an epoch. Empty if there is none, or all have ended."""
+        """Train until a trial is at the end of an epoch. Empty if there is none, or all have ended.
+
+        Raises `ChoicesError`: trials that wait go on waiting.
+        """
         with reproducible(self._threads):
-            events = [event for start in self._take_waiting() if (event := self._place(start))]
+            events = self._place_waiting()
             while not events:
                 lanes = [lane for lane in dict.fromkeys(self._lanes.values()) if lane.active]
                 if not lanes:
@@ -131,10 +131,14 @@ class FusedEngine:
             raise SlotError(f"trial {trial_id} has no slot here")
         return self._lanes[trial_id]
 
-    def _take_waiting(self) -> list[TrialStart]:
-        starts = list(self._waiting.values())
-        self._waiting.clear()
-        return starts
+    def _place_waiting(self) -> list[Event]:
+        events: list[Event] = []
+        for trial_id, start in list(self._waiting.items()):
+            event = self._place(start)
+            del self._waiting[trial_id]
+            if event:
+                events.append(event)
+        return events
 
     def _run(self, lane: Lane) -> list[Event]:
         try:
@@ -143,12 +147,16 @@ class FusedEngine:
             assert isinstance(lane, PoolLane), "only pools break"
             self._scatter(lane, f"it raised in training with others: {error.__cause__}")
             return []
+        except NoRoomError as error:
+            assert isinstance(lane, PoolLane), "only pools need room for slots"
+            self._pools = {key: other for key, other in self._pools.items() if other is not lane}
+            return [failure_of(mine.start.trial_id, error.error) for mine in lane.members]
 
     def _scatter(self, lane: PoolLane, reason: str) -> None:
         """Let the trials of a broken pool go on alone, and those that come later."""
         (key,) = [key for key, pool in self._pools.items() if pool is lane]
         logger.warning("trials of %s train one by one: %s", key[0], reason)
-        self._alone[key] = reason
+        self._forms[key] = Fusing("alone", reason)
         for mine in lane.members:
             if not mine.ended:
                 trial_id = mine.start.trial_id
@@ -160,6 +168,8 @@ class FusedEngine:
         """Give a trial a lane. What raises is its failure."""
         try:
             return self._choose_lane(start)
+        except ChoicesError:
+            raise
         except Exception as error:  # noqa: BLE001 (whatever a trial raises is that trial's failure)
             self._lanes.pop(start.trial_id, None)
             return failure_of(start.trial_id, error)
@@ -182,26 +192,54 @@ class FusedEngine:
     def _why_alone(
         self, key: Architecture, start: TrialStart, model: nn.Module, data: SearchData
     ) -> str | None:
-        """Why trials of an architecture train alone; found out at the first of them."""
-        if key in self._alone:
-            return self._alone[key]
+        """Why a trial that could be fused by itself trains alone; None: it is fused, and has a pool."""
+        if key not in self._forms:
+            self._forms[key] = fusing(model, data.input_shape)
+        form = self._forms[key]
+        if form.reason:
+            return form.reason
+        sizes = self._sizes
+        if self._choices:
+            chosen = self._chosen_for(key, start, data, self._choices)
+            if not chosen.fused:
+                return chosen.reason
+            sizes = sizes.within(chosen.slots, chosen.rows)
         if key not in self._pools:
-            found = fusing(model, data.input_shape)
-            reason = found.reason or (self._why_not_faster(start, data) if self._measure else None)
-            if reason:
-                self._alone[key] = reason
-                return reason
             blank = template(start.config, data.input_shape, data.classes, self._task)
-            program = Program(
-                blank, data.input_shape, self._slots, self._device, generic=found.form == "vmapped"
-            )
-            pool = Pool(program, data.images, self._rows, self._images_per_row)
-            self._pools[key] = PoolLane(pool, self._task)
+            generic = form.form == "vmapped"
+
+            def make(sizes: Sizes) -> Pool:
+                program = Program(blank, data.input_shape, sizes.slots, self._device, generic=generic)
+                return Pool(program, data.images, sizes.rows, sizes.images_per_row)
+
+            lane = PoolLane(make, sizes, self._task, lambda found: self._remember(key, found))
+            self._pools[key] = lane
+            self.programs_built += 1
+            if lane.sizes != sizes:
+                self._remember(key, lane.sizes)
         return None
 
-    def _why_not_faster(self, start: TrialStart, data: SearchData) -> str | None:
-        sizes = {"slots": self._slots, "rows": self._rows, "images_per_row": self._images_per_row}
-        return why_not_faster(self._task, start.config, data, **sizes)
+    def _chosen_for(
+        self, key: Architecture, start: TrialStart, data: SearchData, choices: Choices
+    ) -> ProgramChoice:
+        kind = key_of(start.config, data, self._device)
+        if kind not in self._chosen:
+            chosen = choose(self._task, start.config, data, self._sizes, choices, threads=self._threads)
+            self._chosen[kind] = key, chosen
+            if chosen.fused and chosen.slots is not None:
+                self._sizes = self._sizes.within(chosen.slots, None)
+        return self._chosen[kind][1]
+
+    def _remember(self, key: Architecture, found: Sizes) -> None:
+        """From now on, and in the next run, no more than memory had room for."""
+        logger.warning(
+            "too little memory: %s trains in steps of %s rows, in %s slots", key[0], found.rows, found.slots
+        )
+        self._sizes = self._sizes.within(found.slots, None)
+        for kind, (architecture_of_kind, chosen) in list(self._chosen.items()):
+            if self._choices and chosen.fused and architecture_of_kind == key:
+                limited = replace(chosen, slots=found.slots, rows=found.rows)
+                self._chosen[kind] = key, told(self._choices, kind, limited)
 
     def _join_pool(
         self, key: Architecture, start: TrialStart, model: nn.Module, data: SearchData
@@ -210,7 +248,7 @@ class FusedEngine:
         program = lane.pool.program
         made = member(
             start,
-            lane.pool.free[0],
+            program.state.idle,  # until there is a slot for it
             data,
             model=model,
             program=program,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +17,9 @@ from objectives import checkpoints
 from objectives.base import EpochEnd, Task, TestScore, TrialFailure, TrialStart
 from objectives.datasets import TestData, load_test
 from objectives.fused.member import Member
+from objectives.fused.memory import Sizes, fewer, fitting
 from objectives.fused.moving import to_plain
 from objectives.fused.pool import Pool
-from objectives.fused.rows import FEWEST_ROWS
 from objectives.fused.scoring import Failed
 from objectives.models import build
 from objectives.trainer import PlainEngine, failure_of, test_score
@@ -31,6 +31,14 @@ TURN_SECONDS = 0.2
 
 class BrokenError(Exception):
     """A pool can't go on; its trials are at the end of their last epochs and can go on elsewhere."""
+
+
+class NoRoomError(Exception):
+    """A pool that was to have fewer slots found no memory even for them; it is of no more use."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Lane(Protocol):
@@ -54,12 +62,25 @@ class Lane(Protocol):
 
 
 class PoolLane:
-    """A `Lane` of trials that train together."""
+    """A `Lane` of trials that train together.
 
-    def __init__(self, pool: Pool, task: Task) -> None:
-        self.pool = pool
+    Where memory is too short, its steps get smaller, then its slots fewer, and `remember` is told; trials
+    without a slot wait for one at the end of their last epochs.
+    """
+
+    def __init__(
+        self,
+        make_pool: Callable[[Sizes], Pool],
+        sizes: Sizes,
+        task: Task,
+        remember: Callable[[Sizes], None] = lambda _: None,
+    ) -> None:
+        self.pool, self.sizes = fitting(make_pool, sizes)
         self.seconds = 0.0
         self._task = task
+        self._remember = remember
+        self._line: list[Member] = []
+        """Trials without a slot."""
         self._members: dict[int, Member] = {}
         self._test_data: TestData | None = None
 
@@ -73,11 +94,24 @@ class PoolLane:
         return list(self._members.values())
 
     def admit(self, member: Member) -> None:
-        self.pool.admit(member)
+        """Take a trial in; it gets the next slot that is free."""
         self._members[member.start.trial_id] = member
+        self._line.append(member)
+        self._seat()
 
     def retire(self, trial_id: int) -> None:
-        self.pool.retire(self._members.pop(trial_id))
+        member = self._members.pop(trial_id)
+        if member in self._line:
+            self._line.remove(member)
+        else:
+            self.pool.retire(member)
+        self._seat()
+
+    def _seat(self) -> None:
+        while self._line and (free := self.pool.free):
+            member = self._line.pop(0)
+            member.slot = free[0]
+            self.pool.admit(member)
 
     def run(self) -> Sequence[EpochEnd | TrialFailure]:
         with _clocked(self):
@@ -140,10 +174,19 @@ class PoolLane:
         self.pool.rewind()
         if not failure_of(0, error).retryable:
             raise BrokenError from error
-        if self.pool.capacity > FEWEST_ROWS:
-            self.pool.capacity = max(FEWEST_ROWS, self.pool.capacity // 2)
-            return []
-        return [self._fail(Failed(member, error)) for member in self.members if not member.ended]
+        smaller = fewer(self.sizes)
+        if smaller is None:
+            return [self._fail(Failed(member, error)) for member in self.members if not member.ended]
+        if smaller.slots < self.sizes.slots:
+            try:
+                self._line = [*self.pool.resize(smaller.slots), *self._line]
+            except Exception as again:
+                raise NoRoomError(again) from again
+            self._seat()
+        self.pool.capacity = smaller.rows
+        self.sizes = smaller
+        self._remember(smaller)
+        return []
 
 
 class AloneLane:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from objectives.fused import convolutions
 from objectives.fused.rows import RowTable
 from objectives.models import Dropout, ResidualBlock
 
@@ -87,6 +88,9 @@ def _conv(module: nn.Conv2d, name: str) -> Layer:
     def forward(x: Tensor, step: Pass) -> Tensor:
         kernel_ROHWC = step.weights[_join(name, "weight")]
         bias_RO = step.weights.get(_join(name, "bias"))
+        if step.training and bias_RO is not None and convolutions.suits(module, x):
+            y: Tensor = convolutions.SmallMaps.apply(x, kernel_ROHWC, bias_RO, module.stride, module.padding)  # type: ignore[no-untyped-call]
+            return y
         return functional.conv2d(
             x,
             kernel_ROHWC.flatten(0, 1).permute(0, 3, 1, 2),
@@ -102,13 +106,32 @@ def _conv(module: nn.Conv2d, name: str) -> Layer:
 
 def _linear(_: nn.Linear, name: str) -> Layer:
     def forward(x_RMF: Tensor, step: Pass) -> Tensor:
-        weight_RFO = step.weights[_join(name, "weight")].transpose(1, 2)
-        bias_RO = step.weights.get(_join(name, "bias"))
+        weight_ROF = step.weights[_join(name, "weight")]
+        y: Tensor = Linear.apply(x_RMF, weight_ROF, step.weights.get(_join(name, "bias")))  # type: ignore[no-untyped-call]
+        return y
+
+    return forward
+
+
+class Linear(torch.autograd.Function):
+    """(x_RMF, weight_ROF, bias_RO or None) → y_RMO. The weight's gradient is laid out as the weight is."""
+
+    @staticmethod
+    def forward(ctx: Any, x_RMF: Tensor, weight_ROF: Tensor, bias_RO: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_RMF, weight_ROF)
+        weight_RFO = weight_ROF.transpose(1, 2)
         if bias_RO is None:
             return torch.bmm(x_RMF, weight_RFO)
         return torch.baddbmm(bias_RO[:, None], x_RMF, weight_RFO)
 
-    return forward
+    @staticmethod
+    def backward(ctx: Any, dy_RMO: Tensor) -> tuple[Tensor | None, ...]:
+        x_RMF, weight_ROF = ctx.saved_tensors
+        return (
+            torch.bmm(dy_RMO, weight_ROF) if ctx.needs_input_grad[0] else None,
+            torch.bmm(dy_RMO.transpose(1, 2), x_RMF),
+            dy_RMO.sum(1) if ctx.needs_input_grad[2] else None,
+        )
 
 
 def _flatten(module: nn.Flatten, name: str) -> Layer:
@@ -118,11 +141,27 @@ def _flatten(module: nn.Flatten, name: str) -> Layer:
     def forward(x: Tensor, step: Pass) -> Tensor:
         if x.ndim == 3:
             return x
-        images, _, height, width = x.shape
-        x_MRCHW = x.view(images, step.rows.rows, -1, height, width)
-        return x_MRCHW.transpose(0, 1).flatten(2)  # features in the model's order: C, H, W
+        y: Tensor = Flatten.apply(x, step.rows.rows)  # type: ignore[no-untyped-call]
+        return y
 
     return forward
+
+
+class Flatten(torch.autograd.Function):
+    """(map, R) → RMF, features in the model's order: C, H, W. Its gradient is a map, channels last again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: int) -> Tensor:
+        ctx.shape = x.shape
+        images, _, height, width = x.shape
+        return x.view(images, rows, -1, height, width).transpose(0, 1).flatten(2)
+
+    @staticmethod
+    def backward(ctx: Any, dy_RMF: Tensor) -> tuple[Tensor, None]:
+        images, channels, height, width = ctx.shape
+        rows = len(dy_RMF)
+        dy_RMCHW = dy_RMF.reshape(rows, images, channels // rows, height, width)
+        return dy_RMCHW.permute(1, 3, 4, 0, 2).flatten(3).permute(0, 3, 1, 2), None
 
 
 def _dropout(_: Dropout, __: str) -> Layer:

@@ -9,12 +9,16 @@ lie channels last, as convolutions want them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+SMALL = 4096
+"""Numbers of a parameter, below which it is cheaper to copy it than to handle it by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +96,16 @@ class Layout:
             for part in self.parts
         }
 
-    def joined(self, rows: Mapping[str, Tensor]) -> Tensor:
-        """The inverse of `rows_of`: what belongs to each parameter, R × its stored shape, as RP."""
-        return torch.cat([rows[part.name].reshape(-1, part.size) for part in self.parts], dim=1)
+    def pieces(self, rows: Mapping[str, Tensor]) -> list[tuple[int, Tensor]]:
+        """The inverse of `rows_of`: where in RP numbers start, and these numbers, R × so many.
+
+        Large parameters are pieces of their own and not copied; small ones that adjoin are one piece.
+        """
+        found: list[tuple[int, Tensor]] = []
+        for small, parts in itertools.groupby(self.parts, lambda part: part.size < SMALL):
+            flat = [(part.start, rows[part.name].reshape(-1, part.size)) for part in parts]
+            found += [(flat[0][0], torch.cat([piece for _, piece in flat], dim=1))] if small else flat
+        return found
 
 
 def in_row_order(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

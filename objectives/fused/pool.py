@@ -20,7 +20,7 @@ from objectives.fused.losses import Entry, gradient
 from objectives.fused.member import Member
 from objectives.fused.program import Program
 from objectives.fused.regularise import add_penalty
-from objectives.fused.rows import RowTable, Share, Want, pack, table
+from objectives.fused.rows import RowTable, Share, Want, pack, sent, table
 from objectives.fused.scoring import Failed, Scored, score_rows, scores_of_member
 from objectives.fused.staging import Taken, stage_images, stage_masks
 from objectives.fused.update import Rows, Update, step_slots
@@ -95,6 +95,20 @@ class Pool:
             self.program.state.admit(member.slot, member.saved)
             self._loss_T[member.slot] = 0.0
             member.piece = None
+
+    def resize(self, slots: int) -> list[Member]:
+        """Have so many slots, all free; returns the trials that had one, at the ends of their last epochs.
+
+        What they are is moved to the host's memory first. Raises if there is no memory for the slots.
+        """
+        self.rewind()
+        members, self._line = self._line, []
+        self.members = {}
+        for member in members:
+            member.saved = member.saved.to(torch.device("cpu"))
+        self.program.state.resize(slots)
+        self._loss_T = self._loss_T.new_zeros(slots)
+        return members
 
     def step(self) -> list[Member | Failed]:
         """Train every trial that gets rows on them; returns those that are at the end of an epoch now."""
@@ -176,8 +190,8 @@ class Pool:
         state = self.program.state
         for member in members:
             self._regularise(member)
-        slots_S = torch.tensor([member.slot for member in members], device=self.program.device)
-        norms_S = torch.linalg.vector_norm(state.gradient_TP.index_select(0, slots_S), dim=1)
+        slots_S = sent([member.slot for member in members], self.program.device)
+        norms_S = state.gradient_norms([member.slot for member in members])
         losses_S = self._loss_T.index_select(0, slots_S)
         kinds: dict[Update, list[Member]] = {}
         for member in members:

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from objectives.base import Choice, Task, TrialConfig
 from objectives.fused.layers import Layer, NotStackableError, Pass, stack
 from objectives.fused.layout import restored
-from objectives.fused.rows import RowTable
+from objectives.fused.rows import RowTable, sent
 from objectives.fused.state import SlotState
 from objectives.models import MODELS, Dropout, InputShape, build
 
@@ -125,15 +125,15 @@ class Program:
         """
         names = list(forward.weights)
         found = torch.autograd.grad(forward.logits, [forward.weights[name] for name in names], dlogits_RMK)
-        rows_RP = self.state.layout.joined(dict(zip(names, found, strict=True)))
-        self.state.add_gradient(rows, rows_RP, fresh)
+        pieces = self.state.layout.pieces(dict(zip(names, found, strict=True)))
+        self.state.add_gradient(rows, pieces, fresh)
         self._track(rows, forward.statistics)
 
     def _track(self, rows: RowTable, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         if not statistics:
             return
-        slots_S = torch.tensor([share.slot for share in rows.shares], device=self.device)
-        first_S = torch.tensor([share.first for share in rows.shares], device=self.device)
+        numbers = [share.slot for share in rows.shares] + [share.first for share in rows.shares]
+        slots_S, first_S = sent(numbers, self.device).view(2, -1)
         for name, moments in statistics.items():
             for key, new_RC in zip(("running_mean", "running_var"), moments, strict=True):
                 buffer_TC = self.state.buffers[f"{name}.{key}"]

@@ -67,7 +67,7 @@ class RowTable:
         slots = [self.idle] * self.rows
         for share in self.shares:
             slots[share.first : share.first + share.rows] = [share.slot] * share.rows
-        return torch.tensor(slots, device=self.device)
+        return sent(slots, self.device)
 
     @cached_property
     def valid(self) -> Tensor:
@@ -83,7 +83,7 @@ class RowTable:
         images = [1] * self.rows
         for share in self.shares:
             images[share.first : share.first + share.rows] = [share.images] * share.rows
-        return torch.tensor(images, device=self.device)
+        return sent(images, self.device)
 
     def place(self, share: Share) -> slice:
         """Where a share's images are among the N of the step, in their order."""
@@ -98,6 +98,12 @@ class RowTable:
         """
         total_TX = rows_RX.new_zeros((self.idle + 1, *rows_RX.shape[1:]))
         return total_TX.index_add(0, self.slots, rows_RX).index_select(0, self.slots)
+
+
+def sent(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Whole numbers of the host on the device, without waiting for it."""
+    gpu = device.type == "cuda"
+    return torch.tensor(numbers, dtype=torch.long, pin_memory=gpu).to(device, non_blocking=gpu)
 
 
 def buckets(capacity: int) -> tuple[int, ...]:

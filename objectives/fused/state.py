@@ -3,20 +3,20 @@
 Shapes: T slots, P parameters of a trial.
 
 There is one slot more than trials can have, the idle one: rows of a step that no trial needs belong to it.
-It stays zero. Nothing here changes its shape or its place in memory while it lives, so a step that was
-captured or compiled once stays valid whatever trials come and go.
+It stays zero. Nothing here changes its shape or its place in memory while it lives (but for `resize`), so a
+step that was captured or compiled once stays valid whatever trials come and go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from objectives.fused.layout import Layout
-from objectives.fused.rows import RowTable
+from objectives.fused.rows import RowTable, sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,35 @@ class Row:
     """P."""
     buffers: Mapping[str, Tensor]
 
+    def to(self, device: torch.device) -> Row:
+        """The same numbers there."""
+        buffers = {name: values.to(device) for name, values in self.buffers.items()}
+        return Row(self.weights.to(device), self.first.to(device), self.second.to(device), buffers)
+
 
 class SlotState:
     """Parameters, gradients, optimizer state and buffers of `slots` trials, on one device."""
 
     def __init__(self, model: nn.Module, slots: int, device: torch.device, dtype: torch.dtype) -> None:
         self.layout = Layout.of(model)
+        self._device, self._dtype = device, dtype
+        self._kinds = {name: (buffer.shape, _kind(buffer, dtype)) for name, buffer in model.named_buffers()}
+        self._allocate(slots)
+
+    def resize(self, slots: int) -> None:
+        """Have so many slots from now on, all of them empty. Raises if there is no memory even for these.
+
+        The tensors are new ones, made after the old are gone: this is for where memory is short.
+        """
+        empty = torch.empty((0, 0), device=self._device, dtype=self._dtype)
+        self.weights_TP = self.gradient_TP = self.first_TP = self.second_TP = empty
+        self.buffers.clear()
+        self._allocate(slots)
+
+    def _allocate(self, slots: int) -> None:
         self.idle = slots
         """Index of the idle slot."""
-        shape = (slots + 1, self.layout.size)
-        self.weights_TP = torch.zeros(shape, device=device, dtype=dtype)
+        self.weights_TP = torch.zeros((slots + 1, self.layout.size), device=self._device, dtype=self._dtype)
         self.gradient_TP = torch.zeros_like(self.weights_TP)
         """What a logical batch has given so far."""
         self.first_TP = torch.zeros_like(self.weights_TP)
@@ -48,8 +67,8 @@ class SlotState:
         self.second_TP = torch.zeros_like(self.weights_TP)
         """Sum or mean of squared gradients."""
         self.buffers = {
-            name: torch.zeros((slots + 1, *buffer.shape), device=device, dtype=_kind(buffer, dtype))
-            for name, buffer in model.named_buffers()
+            name: torch.zeros((slots + 1, *shape), device=self._device, dtype=kind)
+            for name, (shape, kind) in self._kinds.items()
         }
         """The model's buffers (running statistics), a row per slot."""
 
@@ -76,23 +95,61 @@ class SlotState:
         for tensor in self.tensors():
             tensor[slot].zero_()
 
-    def add_gradient(self, rows: RowTable, rows_RP: Tensor, fresh: Collection[int]) -> None:
+    def add_gradient(
+        self,
+        rows: RowTable,
+        pieces: Sequence[tuple[int, Tensor]],
+        fresh: Collection[int],
+        *,
+        together: bool | None = None,
+    ) -> None:
         """Add each row's gradient to that of its slot, row after row; `fresh` slots start from nothing.
 
-        The order of additions does not depend on how a batch is cut into steps.
+        `pieces`: places in a row of numbers at which they start, and R × so many numbers from there on. The
+        order of additions does not depend on how a batch is cut into steps. `together`: the first rows of
+        all slots at once, then the second ones, …, otherwise slot by slot, which moves less memory; both give
+        the same to the bit. None: together unless on the CPU.
         """
-        if rows_RP.device.type != "cpu":
-            for slot in fresh:
-                self.gradient_TP[slot].zero_()
-            self.gradient_TP.index_add_(0, rows.slots, rows_RP)
+        if together or (together is None and self._device.type != "cpu"):
+            self._add_together(rows, pieces, fresh)
             return
         for share in rows.shares:  # a row fits into the cache, and `index_add_` is several times slower
-            gradient_P, mine = self.gradient_TP[share.slot], rows_RP[share.first : share.first + share.rows]
-            if share.slot in fresh:
-                gradient_P.copy_(mine[0])
-                mine = mine[1:]
-            for row_P in mine:
-                gradient_P.add_(row_P)
+            for start, rows_RX in pieces:
+                gradient_X = self.gradient_TP[share.slot, start : start + rows_RX.shape[1]]
+                mine = rows_RX[share.first : share.first + share.rows]
+                if share.slot in fresh:
+                    gradient_X.copy_(mine[0])
+                    mine = mine[1:]
+                for row_X in mine:
+                    gradient_X.add_(row_X)
+
+    def _add_together(
+        self, rows: RowTable, pieces: Sequence[tuple[int, Tensor]], fresh: Collection[int]
+    ) -> None:
+        """In each operation a slot occurs once: `index_add_` of several would add in any order on a GPU."""
+        turns = [
+            [(share.slot, share.first + turn) for share in rows.shares if share.rows > turn]
+            for turn in range(max((share.rows for share in rows.shares), default=0))
+        ]
+        fresh_slots = [share.slot for share in rows.shares if share.slot in fresh]
+        flat = [number for turn in turns for pair in turn for number in pair]
+        numbers = sent([*fresh_slots, *flat], self._device)
+        if fresh_slots:
+            self.gradient_TP.index_fill_(0, numbers[: len(fresh_slots)], 0.0)
+        pairs_2 = numbers[len(fresh_slots) :].view(-1, 2)
+        for pairs in torch.split(pairs_2, [len(turn) for turn in turns]):
+            slots_S, rows_S = pairs.unbind(1)
+            for start, rows_RX in pieces:
+                gradient_TX = self.gradient_TP.narrow(1, start, rows_RX.shape[1])
+                gradient_TX.index_add_(0, slots_S, rows_RX.index_select(0, rows_S))
+
+    def gradient_norms(self, slots: Sequence[int]) -> Tensor:
+        """The 2-norm of each slot's gradient."""
+        if self._device.type == "cpu":  # without a copy of the gradients
+            return torch.stack([torch.linalg.vector_norm(self.gradient_TP[slot]) for slot in slots])
+        slots_S = sent(slots, self._device)
+        norms_S: Tensor = torch.linalg.vector_norm(self.gradient_TP.index_select(0, slots_S), dim=1)
+        return norms_S
 
     @property
     def bytes_per_slot(self) -> int:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from objectives.base import Choice
+from objectives.fused.rows import sent
 from objectives.optimizers import OPTIMIZERS
 
 
@@ -157,7 +158,7 @@ def step_slots(
     device, dtype = stack.weights.device, stack.weights.dtype
     numbers_HS1 = torch.tensor(numbers_SH, dtype=torch.float64).T[..., None].to(device=device, dtype=dtype)
     if together or (together is None and device.type != "cpu"):
-        slots_S = torch.tensor(slots, device=device)
+        slots_S = sent(slots, device)
         taken = Rows(*(tensor.index_select(0, slots_S) for tensor in tensors))
         update.apply(taken, decayed, *numbers_HS1)
         for name, tensor in zip(names, tensors, strict=True):

@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from objectives.base import Choice, DataSpec, Task, TrialConfig, TrialStart, derive_seed
+from objectives.choices import Choices, ChoicesInMemory
 from objectives.datasets import load
 from objectives.devices import reproducible
 from objectives.fused import FusedEngine
@@ -34,6 +35,7 @@ from objectives.trainer import train_epoch
 from objectives.training import Training
 
 SEED = 1
+CHOICES = ChoicesInMemory()
 CPU = torch.device("cpu")
 
 ALLOCATOR = {
@@ -90,8 +92,8 @@ CASES = (
 )
 
 
-def fused(case: Case, *, measure: bool = False) -> float:
-    engine = FusedEngine(Task(data=case.data), "cpu", slots=case.trials, measure=measure)
+def fused(case: Case, choices: Choices | None = None) -> float:
+    engine = FusedEngine(Task(data=case.data), "cpu", slots=case.trials, choices=choices)
     for start in case.starts():
         engine.admit(start)
     ended = 0
@@ -102,7 +104,7 @@ def fused(case: Case, *, measure: bool = False) -> float:
 
 def chosen(case: Case) -> None:
     """Fused or one by one, whichever was found faster."""
-    fused(case, measure=True)
+    fused(case, CHOICES)
 
 
 def one_by_one(case: Case, *, channels_last: bool) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from objectives.base import Task, TrialConfig, TrialError
+from search.compare.pairs import declared_pairs
 from search.evidence import few_replicates, few_trials
-from search.plan import GP_SECONDS_PER_ASK, Plan, corners, make_plan
+from search.plan import GP_SECONDS_PER_ASK, Plan, Rates, Speed, corners, make_plan, measured_speed
 from search.spec import ExperimentSpec, read_spec
 
 SMALL = {
@@ -32,10 +33,10 @@ def read(**changes: object) -> ExperimentSpec:
     return read_spec(json.dumps(sections), folder=Path("/nowhere"))
 
 
-def by_batch(task: Task, config: TrialConfig) -> float:
+def by_batch(task: Task, config: TrialConfig) -> Rates:
     """A pretended measurement: as many images per second as ten batches have."""
     assert task.data.name == "digits"
-    return 10.0 * (config.batch_size or 1000)
+    return Rates(alone=10.0 * (config.batch_size or 1000))
 
 
 def test_counts() -> None:
@@ -117,7 +118,8 @@ def test_what_is_declared_and_can_be_shown() -> None:
     methods = {"grid": {}, "random": {}, "tpe": {}}
     found = make_plan(read(methods=methods, replicates=30)).comparison
     assert found is not None
-    assert found.pairs == (("grid", "random"), ("grid", "tpe"), ("random", "tpe"))
+    # Named as the report names them.
+    assert found.pairs == declared_pairs(None, list(methods))
     assert (found.axis, found.smallest_difference) == ("epochs", 0.005)
     # Noether, two-sided, 0.05 over three pairs: z(1 - 0.05 / 6) = 2.394, z(0.95) = 1.645.
     assert found.detectable == pytest.approx(0.5 + (2.394 + 1.645) / math.sqrt(6 * 30), abs=1e-3)
@@ -202,10 +204,27 @@ def test_a_plan_is_plain_values() -> None:
     assert json.loads(json.dumps(plan.to_json()))["studies"] == 6
 
 
-def test_the_real_measurement_gives_a_time() -> None:
-    from objectives.measure import images_per_second
+def test_the_way_that_is_chosen_decides_the_time() -> None:
+    def fused(task: Task, config: TrialConfig) -> Rates:
+        slower = "slower" if config.batch_size == 128 else None
+        return Rates(alone=1000.0, fused=2000.0, slots=16, bytes_per_slot=1 << 20, reason=slower)
 
+    plan = make_plan(read(), measure=fused)
+    assert [speed.images_per_second for speed in plan.speeds] == [2000.0, 1000.0]
+    assert plan.train_images is not None
+    assert plan.validation_images is not None
+    images = 4 * (plan.train_images + plan.validation_images / 3)
+    assert plan.speeds[0].trials_per_hour == pytest.approx(3600 * 2000 / images)
+
+
+def test_the_real_measurement_gives_a_time() -> None:
     spec = read(model={"name": "cnn", "depth": 1, "width": 4, "dense": 8}, space={"batch_size": [32]})
-    plan = make_plan(spec, measure=lambda task, config: images_per_second(task, config, seconds=0.05))
+    plan = make_plan(spec, measure=measured_speed)
     assert plan.seconds is not None
     assert 0 < plan.seconds[0] == plan.seconds[1]
+    (speed,) = plan.speeds
+    assert isinstance(speed, Speed)
+    rates = speed.rates
+    assert rates.fused is not None
+    assert (rates.slots, rates.bytes_per_slot) == (16, 4 * 7 * (4 * 9 + 4 + 4 * 36 * 8 + 8 + 8 * 10 + 10))
+    assert speed.images_per_second == (rates.alone if rates.reason else rates.fused)

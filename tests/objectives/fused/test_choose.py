@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
+import torch
 
-from objectives.base import Choice, TrialConfig
+from objectives.base import Choice, TrialConfig, TrialFailure
+from objectives.choices import ChoicesError, ChoicesInMemory, ProgramChoice, ProgramKey
 from objectives.datasets import load
+from objectives.devices import processor
 from objectives.fused import FusedEngine, choose
-from tests.contracts.engine_contract import GOOD, advance_to_end_of, trial
+from objectives.fused.memory import Sizes
+from objectives.fused.pool import Pool
+from objectives.fused.state import SlotState
+from tests.contracts.engine_contract import GOOD, advance_to_end_of, run, trial
 from tests.contracts.parity_contract import CPU, TASK
 
 SIZES = {"slots": 3, "rows": 4, "images_per_row": 16}
 
 
+class Away:
+    """Choices that can't be reached."""
+
+    def get(self, key: ProgramKey) -> ProgramChoice | None:
+        raise OSError("gone")
+
+    def put(self, key: ProgramKey, choice: ProgramChoice) -> ProgramChoice:
+        raise AssertionError("nothing was measured")
+
+
 def tried(config: TrialConfig) -> choose.Speed:
-    return choose.speed(TASK, config, load(TASK.data, 0, CPU), seconds=0.05, **SIZES)
+    return choose.speed(TASK, config, load(TASK.data, 0, CPU), Sizes(**SIZES), seconds=0.01)
 
 
 @pytest.mark.parametrize("batch_size", [16, None])
@@ -24,7 +41,8 @@ def test_both_ways_are_tried(batch_size: int | None) -> None:
     found = tried(dataclasses.replace(GOOD, batch_size=batch_size))
     assert found.fused > 0
     assert found.alone > 0
-    assert (found.reason is None) == (found.fused >= found.alone)
+    assert (found.reason is None) == (found.gain >= 1)
+    assert (found.slots, found.rows) == (None, None)
     parameters, statistics = 510, 2 * (4 + 8)
     counters = 2 * 8  # bytes
     in_slot = 4 * (4 * parameters + statistics) + counters
@@ -36,20 +54,153 @@ def test_trials_that_diverge_are_tried_like_others() -> None:
     assert tried(dataclasses.replace(GOOD, learning_rate=1e30, optimizer=Choice("sgd"))).fused > 0
 
 
-@pytest.mark.parametrize("faster", ["fused", "alone"])
-def test_the_engine_goes_the_faster_way(faster: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+def test_a_gpu_must_gain_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose.LEAST_GAIN == {"cpu": 1.0, "cuda": 1.5}
+    monkeypatch.setitem(choose.LEAST_GAIN, "cpu", 1e9)
+    found = tried(GOOD)
+    assert found.fused > 0
+    assert "pays from 1e+09× on" in (found.reason or "")
+
+
+def test_trying_leaves_the_processes_random_numbers_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    tried(GOOD)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_trying_goes_on_with_less_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Pool.step
+
+    def short(pool: Pool) -> object:
+        if pool.capacity > 2 or pool.program.state.idle > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return step(pool)
+
+    monkeypatch.setattr(Pool, "step", short)
+    found = tried(GOOD)
+    assert (found.slots, found.rows) == (1, 2)
+    assert found.fused > 0
+
+
+def test_what_a_choice_is_for() -> None:
+    data = load(TASK.data, 0, CPU)
+    key = choose.key_of(GOOD, data, CPU)
+    same = dataclasses.replace(GOOD, optimizer=Choice("sgd"), batch_size=64)
+    assert choose.key_of(same, data, CPU) == key
+    assert key.batch == 64
+    assert key.device == processor() != ""
+    batches = {size: dataclasses.replace(GOOD, batch_size=size) for size in (1, 32, 33, 100, 160, None)}
+    found = {size: choose.key_of(config, data, CPU).batch for size, config in batches.items()}
+    assert found == {1: 32, 32: 32, 33: 64, 100: 128, 160: 256, None: 256}
+    wider = dataclasses.replace(GOOD, model=Choice("cnn", {**GOOD.model.options, "width": 5}))
+    assert choose.key_of(wider, data, CPU) != key
+    dropping = dataclasses.replace(GOOD, model=Choice("cnn", {**GOOD.model.options, "dropout": 0.1}))
+    assert choose.key_of(dropping, data, CPU) == key
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
+    """What the next measurements say; the last holds for those that follow."""
+    reasons: list[str | None] = [None]
 
     def told(*_: object, **__: object) -> choose.Speed:
-        calls.append(1)
-        return choose.Speed(2.0, 1.0, 0, None if faster == "fused" else "faster alone: so it was said")
+        reason = reasons.pop(0) if len(reasons) > 1 else reasons[0]
+        return choose.Speed(2.0, 1.0, 2.0, 0, reason)
 
     monkeypatch.setattr(choose, "speed", told)
-    monkeypatch.setattr(choose, "_REMEMBERED", {})
-    for _ in range(2):
-        engine = FusedEngine(TASK, "cpu", measure=True, **SIZES)
+    return reasons
+
+
+@pytest.mark.parametrize("faster", ["fused", "alone"])
+def test_the_first_choice_holds_for_all_engines(faster: str, said: list[str | None]) -> None:
+    said[:] = [None, "slower"] if faster == "fused" else ["slower", None]
+    choices = ChoicesInMemory()
+    for _ in range(3):
+        engine = FusedEngine(TASK, "cpu", choices=choices, **SIZES)
         for number in range(2):
             engine.admit(trial(number))
         advance_to_end_of(engine, 0)
-        assert (engine.why_alone(0) is None) == (faster == "fused")
-    assert len(calls) == 1
+        assert engine.why_alone(0) == (None if faster == "fused" else "slower")
+
+
+def test_batches_of_other_sizes_have_a_choice_of_their_own(said: list[str | None]) -> None:
+    said[:] = [None, "slower"]
+    engine = FusedEngine(TASK, "cpu", choices=ChoicesInMemory(), **SIZES)
+    starts = [trial(1), trial(2, dataclasses.replace(GOOD, batch_size=16))]
+    for start in starts:
+        engine.admit(start)
+    advance_to_end_of(engine, 1)
+    assert [engine.why_alone(start.trial_id) for start in starts] == [None, "slower"]
+
+
+def test_no_trial_begins_where_choices_can_not_be_read() -> None:
+    engine = FusedEngine(TASK, "cpu", choices=Away(), **SIZES)
+    engine.admit(trial(1))
+    engine.admit(trial(2))
+    for _ in range(2):
+        with pytest.raises(ChoicesError, match="gone"):
+            engine.advance()
+    assert engine.free_slots == 1
+    engine.retire(1)
+
+
+def test_what_memory_has_room_for_is_remembered(
+    said: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = [trial(n) for n in range(3)]
+    expected = run(FusedEngine(TASK, "cpu", **SIZES), starts)
+    choices = ChoicesInMemory()
+    backward, sizes = Pool._backward, []
+
+    def short(pool: Pool, *arguments: object) -> object:
+        found = backward(pool, *arguments)  # type: ignore[arg-type]
+        sizes.append((pool.capacity, pool.program.state.idle))
+        if len(sizes) > 7 and (pool.capacity > 2 or pool.program.state.idle > 1):
+            raise torch.OutOfMemoryError("out of memory")
+        return found
+
+    monkeypatch.setattr(Pool, "_backward", short)
+    assert run(FusedEngine(TASK, "cpu", choices=choices, **SIZES), starts) == expected
+    assert list(dict.fromkeys(sizes)) == [(4, 3), (2, 3), (2, 1)]
+    sizes.clear()
+    later = FusedEngine(TASK, "cpu", choices=choices, **SIZES)
+    assert run(later, starts) == expected
+    assert set(sizes) == {(2, 1)}
+
+
+def test_slots_for_which_there_is_no_memory_are_not_made(
+    said: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = [trial(n) for n in range(3)]
+    expected = run(FusedEngine(TASK, "cpu", **SIZES), starts)
+    allocate = SlotState._allocate
+
+    def short(state: SlotState, slots: int) -> None:
+        if slots > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        allocate(state, slots)
+
+    monkeypatch.setattr(SlotState, "_allocate", short)
+    choices = ChoicesInMemory()
+    assert run(FusedEngine(TASK, "cpu", choices=choices, **SIZES), starts) == expected
+    held = choices.get(choose.key_of(GOOD, load(TASK.data, 0, CPU), CPU))
+    assert held is not None
+    assert (held.slots, held.rows) == (1, 4)
+
+
+def test_trials_fail_and_may_be_tried_again_where_there_is_memory_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(pool: Pool, *_: object) -> object:
+        monkeypatch.setattr(SlotState, "_allocate", full)
+        raise torch.OutOfMemoryError("out of memory")
+
+    engine = FusedEngine(TASK, "cpu", **SIZES)
+    with monkeypatch.context() as patch:
+        patch.setattr(Pool, "_backward", full)
+        found = run(engine, [trial(1), trial(2)])
+    assert all(isinstance(said, TrialFailure) and said.retryable for (said,) in found.values())
+    monkeypatch.undo()
+    assert len(run(engine, [trial(1)])[1]) == GOOD.epochs

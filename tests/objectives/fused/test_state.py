@@ -8,6 +8,7 @@ from torch import nn
 
 from objectives.base import Choice
 from objectives.fused.layout import Layout, in_row_order
+from objectives.fused.rows import RowTable, Share
 from objectives.fused.state import SlotState
 from objectives.models import build
 
@@ -35,7 +36,29 @@ def test_rows_are_taken_and_joined_without_a_change() -> None:
     layout = Layout.of(network(1))
     stack = torch.randn(4, layout.size)
     slots = torch.tensor([2, 0, 2])
-    assert torch.equal(layout.joined(layout.rows_of(stack, slots)), stack[slots])
+    pieces = layout.pieces(layout.rows_of(stack, slots))
+    found = torch.full((3, layout.size), torch.nan)
+    for start, rows_RX in pieces:
+        found[:, start : start + rows_RX.shape[1]] = rows_RX
+    assert torch.equal(found, stack[slots])
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_gradients_are_added_row_after_row(together: bool) -> None:
+    """What is large comes first and what is small after it: the order of additions shows in every bit."""
+    state = SlotState(network(0), 4, CPU, torch.float32)
+    shares = (Share(2, 0, 3, 40), Share(0, 3, 1, 16), Share(3, 4, 2, 32))
+    rows = RowTable(shares, 7, 16, state.idle, CPU)
+    torch.manual_seed(1)
+    rows_RP = torch.randn(7, state.layout.size) * torch.tensor([1e8, 1.0, 1e-6, 1e3, 1.0, 1e6, 1.0])[:, None]
+    before_TP = torch.randn_like(state.gradient_TP)
+    state.gradient_TP.copy_(before_TP)
+    named = {part.name: part.of(rows_RP) for part in state.layout.parts}
+    state.add_gradient(rows, state.layout.pieces(named), {2, 3}, together=together)
+    assert torch.equal(state.gradient_TP[2], rows_RP[0] + rows_RP[1] + rows_RP[2])
+    assert torch.equal(state.gradient_TP[0], before_TP[0] + rows_RP[3])
+    assert torch.equal(state.gradient_TP[3], rows_RP[4] + rows_RP[5])
+    assert torch.equal(state.gradient_TP[[1, 4]], before_TP[[1, 4]])
 
 
 def test_dropout_does_not_move_parameters() -> None:
