@@ -66,10 +66,10 @@ def comparison_plan(spec: ExperimentSpec) -> ComparisonPlan | None:
 
 
 def pairs_of(spec: ExperimentSpec) -> tuple[tuple[str, str], ...]:
-    """The pairs that are tested: those of the file, or all."""
+    """The pairs that are tested: those of the file, or all, a later method first as in the report."""
     if spec.comparison.pairs is not None:
         return spec.comparison.pairs
-    return tuple(itertools.combinations(spec.methods, 2))
+    return tuple((second, first) for first, second in itertools.combinations(spec.methods, 2))
 
 
 def comparison_notes(spec: ExperimentSpec, grid_size: int | None) -> list[str]:

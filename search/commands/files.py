@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,9 @@ from search.failures import CommandError, ExitCode, Failure
 from search.formats import format_count, format_number, format_seconds, format_value
 
 if TYPE_CHECKING:
-    from search.plan import MethodPlan, Plan
+    from rich.table import Table
+
+    from search.plan import MethodPlan, Plan, Speed
     from search.plan_comparison import ComparisonPlan
 
 
@@ -90,6 +92,8 @@ def _show_plan(plan: Plan) -> None:
         span = dict.fromkeys(format_number(rate) for rate in (min(rates), max(rates)))
         rows.append(("speed", f"{' to '.join(span)} images/s per worker"))
     output.show(output.facts(rows), "")
+    if plan.speeds:
+        output.show(_programs(plan.speeds), "")
     methods = [
         (method.name, method.trials, method.epochs, _in_flight(method), _settings(method.settings))
         for method in plan.methods
@@ -116,6 +120,35 @@ def _objective(plan: Plan) -> list[tuple[str, str]]:
     trained, validated = format_count(plan.train_images), format_count(plan.validation_images)
     images = f"{plan.dataset}: {trained} images to train, {validated} to validate, the test set sealed"
     return [("data", images), ("metric", f"{plan.metric} on the validation images")]
+
+
+def _programs(speeds: Sequence[Speed]) -> Table:
+    """How trials train: what was tried, and why some aren't fused."""
+    columns = (
+        "trained",
+        "slots",
+        "memory/slot",
+        "images/s fused",
+        "alone",
+        "trials/hour",
+        "why alone",
+    )
+    rows = []
+    for speed in speeds:
+        rates = speed.rates
+        memory = "" if rates.bytes_per_slot is None else f"{rates.bytes_per_slot / 2**20:.1f} MiB"
+        rows.append(
+            (
+                ", ".join(f"{name} {format_value(value)}" for name, value in speed.values.items()) or "all",
+                rates.slots if rates.reason is None else 1,
+                memory,
+                format_number(rates.fused),
+                format_number(rates.alone),
+                format_count(round(speed.trials_per_hour)),
+                rates.reason or "",
+            )
+        )
+    return output.table(columns, rows, numbers=columns[1:6])
 
 
 def _declared(comparison: ComparisonPlan) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,15 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from search import output
-from search.commands.options import AsJson, DatabaseUrl, DeviceOption, Experiment, flag, opened
+from search.commands.options import AsJson, DatabaseUrl, DeviceOption, Experiment, NoNotes, flag, opened
 from search.commands.reading import best_trials
-from search.failures import not_found
+from search.failures import CommandError, ExitCode, Failure, bad_input, not_found
 from search.formats import format_number
 
 if TYPE_CHECKING:
     from search.compare.analysis import Analysis
     from search.compare.base import Comparison
+    from search.compare.contents import Contents
     from search.compare.tables import Table as Values
+    from search.export import What
 
 REPORTS = Path("reports")
 """Under the current folder; `shoal run` writes a folder per experiment there."""
@@ -92,12 +94,14 @@ def report(
     /,
     *,
     out: Annotated[Path | None, Parameter(help="Folder; default: reports/EXPERIMENT.")] = None,
+    no_notes: NoNotes = False,
     database: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Write report.json, report.md and report.html, also while the experiment runs.
 
-    With --json, print the report's JSON and write files only into --out.
+    Each study gets a note in Optuna Dashboard, and the first of each method the key figures. With
+    --json, print the report's JSON and write files and notes only with --out.
     """
     from search.compare.analysis import analyse
     from search.compare.collect import collect
@@ -111,6 +115,8 @@ def report(
     if out is not None or not as_json:
         files = write_report(comparison, out or report_folder(experiment), analysis, contents)
         output.message(f"wrote {files.json}, {files.markdown.name} and {files.html.name}")
+        if not no_notes:
+            note_in_dashboard(connection.url, comparison, analysis, contents, files.html)
     if as_json:
         output.text(render_json(comparison, analysis, contents.tables))
         return
@@ -120,6 +126,18 @@ def report(
         output.message(f"note: {note.text}")
 
 
+def note_in_dashboard(
+    database_url: str, comparison: Comparison, analysis: Analysis, contents: Contents, page: Path
+) -> None:
+    """Write notes and figures for Optuna Dashboard; where that fails, a warning says so."""
+    from search.dashboard_notes import publish
+
+    try:
+        publish(database_url, comparison, analysis, contents, page)
+    except Exception as error:  # noqa: BLE001  whatever is wrong with it, the report is written and counts
+        output.warn(f"the notes in Optuna Dashboard can't be written: {type(error).__name__}: {error}")
+
+
 def export(
     experiment: Experiment,
     /,
@@ -127,15 +145,19 @@ def export(
     what: Annotated[
         Literal["trials", "epochs"], Parameter(help="A row per trial, or per epoch of every trial.")
     ] = "trials",
-    format: Annotated[Literal["csv", "jsonl"], Parameter(help="Form of the data.")] = "csv",
+    format: Annotated[
+        Literal["csv", "jsonl", "parquet"], Parameter(help="Form of the data; `parquet` needs --out.")
+    ] = "csv",
     out: Annotated[Path | None, Parameter(help="File to write; default: stdout.")] = None,
     database: DatabaseUrl = None,
 ) -> None:
-    """Write trials or epochs as CSV or as JSON lines."""
-    from search.export import WRITERS, epoch_rows, trial_rows
+    """Write trials or epochs as CSV, JSON lines or Parquet."""
+    from search.export import ROWS, WRITERS
 
+    if format == "parquet" and out is None:
+        raise bad_input("Parquet is not text", next=f"shoal export {experiment} --format parquet --out FILE")
     with opened(database) as connection:
-        rows = trial_rows(connection, experiment) if what == "trials" else epoch_rows(connection, experiment)
+        rows = ROWS[what](connection, experiment)
     if not rows:
         output.message(f"no {what} to export; shoal status {experiment} says how far it is")
     if out is None:
@@ -143,9 +165,29 @@ def export(
 
         WRITERS[format](rows, sys.stdout)
         return
-    with out.open("w", encoding="utf-8", newline="") as target:
-        WRITERS[format](rows, target)
+    if format == "parquet":
+        _write_parquet(rows, what, out)
+    else:
+        with out.open("w", encoding="utf-8", newline="") as target:
+            WRITERS[format](rows, target)
     output.message(f"wrote {len(rows)} {what} to {out}")
+
+
+def _write_parquet(rows: Sequence[Mapping[str, object]], what: What, path: Path) -> None:
+    from search.export import MissingLibraryError, write_parquet
+
+    try:
+        write_parquet(rows, what, path)
+    except MissingLibraryError as error:
+        raise CommandError(
+            Failure(
+                ExitCode.FAILED,
+                "library",
+                "Parquet needs a library that is not installed",
+                why=str(error.__cause__),
+                next="pip install 'shoal[parquet]', or --format csv",
+            )
+        ) from None
 
 
 def score(

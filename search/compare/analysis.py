@@ -133,6 +133,7 @@ def analyse(comparison: Comparison, *, resamples: int = RESAMPLES) -> Analysis:
             replicates=len(replicates),
             fewest_trials=fewest,
             unequal_epochs=any(note.kind == "unequal_epochs" for note in said),
+            retrained=declared.settings.retrain.seeds,
         ),
         notes=said,
     )
@@ -145,12 +146,15 @@ def _first(anytimes: tuple[Anytime, ...], wanted: Axis) -> Anytime:
 
 
 POINTS: frozenset[str] = frozenset({"accuracy", "error", "macro_f1"})
-"""Metrics that are shares, whose differences are told in points of a hundred."""
+"""Metrics that are shares, whose differences are told in points of a hundred.
+
+The trainer's own: what a function calls `error` may be in any unit.
+"""
 
 
 def _rules(comparison: Comparison, declared: Protocol, resamples: int) -> Rules:
     settings = declared.settings
-    in_points = comparison.metric in POINTS
+    in_points = comparison.metric in POINTS and not comparison.is_function
     return Rules(
         direction=comparison.direction,
         smallest_difference=settings.smallest_difference,

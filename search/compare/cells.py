@@ -86,8 +86,9 @@ def median_and_quartiles(distribution: Quartiles | None, wanted: int) -> Cell:
     """Median with the middle half in brackets, and how many there are if not as many as wanted."""
     if distribution is None:
         return EMPTY
-    few = "" if distribution.n == wanted else f", n = {distribution.n}"
-    half = "" if distribution.n == 1 else f" [{quartiles(distribution).text}{few}]"
+    beside = [quartiles(distribution).text] if distribution.n > 1 else []
+    beside += [f"n = {distribution.n}"] if distribution.n != wanted else []
+    half = f" [{', '.join(beside)}]" if beside else ""
     return Cell(distribution.median, f"{format_number(distribution.median)}{half}")
 
 

@@ -38,16 +38,23 @@ def conclude(
     replicates: int,
     fewest_trials: int,
     unequal_epochs: bool,
+    retrained: int,
 ) -> Conclusion:
     """The conclusion from the declared pairs among `pairs`.
 
-    `fewest_trials`: of the smallest counted study; `unequal_epochs`: methods spent different amounts.
+    `fewest_trials`: of the smallest counted study; `unequal_epochs`: methods spent different amounts;
+    `retrained`: with how many fresh seeds winners were to be trained again.
     """
     declared = [pair.result for pair in pairs if pair.declared]
     going_on = comparison.state != "finished"
     said = _verdict(comparison, primary, declared, rules, replicates)
     claims = any(result.found for result in declared)
     frame = []
+    if primary.kind == "searched" and primary.to_retrain and _tested(declared) and retrained:
+        frame.append(
+            f"This is about best values in the search: winners were to be ranked after {retrained} "
+            f"retrainings each, and {primary.retrained} of {primary.to_retrain} have had them."
+        )
     if going_on:
         frame.append("Provisional: the experiment has not ended, and looking early finds too much.")
     if declared and (small := few_trials(fewest_trials)):
@@ -61,11 +68,15 @@ def conclude(
     )
 
 
+def _tested(declared: Sequence[PairResult]) -> bool:
+    return any(result.verdict != "too_few" for result in declared)
+
+
 def _verdict(
     comparison: Comparison, primary: Primary, declared: Sequence[PairResult], rules: Rules, replicates: int
 ) -> str:
     if not any(primary.values.values()):
-        return "No trial has been trained to its end: there is nothing to compare."
+        return "No trial has been trained to its end without diverging: there is nothing to compare."
     if len(comparison.methods) < 2:
         return f"Only {comparison.methods[0]} was run: nothing is compared."
     if not declared:
@@ -137,7 +148,7 @@ def _not_shown(
     if primary.kind == "searched" and any(primary.values.values()):
         said.append(
             "How good the winners are: their values were selected among many, and not all were trained again "
-            "with fresh seeds and scored on the test set."
+            f"with fresh seeds{'' if comparison.is_function else ' and scored on the test set'}."
         )
     if primary.kind == "retrained" and unequal_epochs and declared:
         said.append(

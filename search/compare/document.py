@@ -135,13 +135,14 @@ def report(comparison: Comparison, analysis: Analysis, tables: Sequence[Table]) 
         test_readings=tuple(_reading(reading) for reading in comparison.readings),
         protocol=tuple(blocks.EntryForm(**asdict(entry)) for entry in analysis.protocol.entries),
         space=tuple(blocks.EntryForm(**asdict(entry)) for entry in analysis.protocol.space),
-        tables=tuple(_table(table) for table in tables),
+        tables=tuple(table_form(table) for table in tables),
         spec=_mapping(comparison.spec),
         environment=_mapping(comparison.environment),
     )
 
 
-def _table(table: Table) -> blocks.TableForm:
+def table_form(table: Table) -> blocks.TableForm:
+    """A table as JSON has it."""
     return blocks.TableForm(
         key=table.key,
         title=table.title,

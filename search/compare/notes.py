@@ -39,7 +39,7 @@ def notes(
         found.append(
             Note(
                 "no_completed_trial",
-                f"No trial was trained to its end for: {', '.join(empty)}. No best value.",
+                f"No trial was trained to its end without diverging for: {', '.join(empty)}. No best value.",
             )
         )
     elif primary.missing:
@@ -52,7 +52,7 @@ def notes(
     failed = sum(method.counts.failed for method in outcomes)
     if failed:
         found.append(Note("failed_trials", f"{failed} trials failed; 'shoal trials' shows their reasons."))
-    found.extend(_selection_notes(primary))
+    found.extend(_selection_notes(primary, comparison.judged))
     return tuple(found)
 
 
@@ -85,7 +85,7 @@ def _progress_notes(
     ]
 
 
-def _selection_notes(primary: Primary) -> list[Note]:
+def _selection_notes(primary: Primary, judged: str) -> list[Note]:
     """What the primary outcome hides."""
     if primary.kind == "retrained" or not any(primary.values.values()):
         return []
@@ -94,14 +94,14 @@ def _selection_notes(primary: Primary) -> list[Note]:
             Note(
                 "retraining_unfinished",
                 f"Winners retrained with all their seeds: {primary.retrained} of {primary.to_retrain}. Until "
-                "all are, best validation values are compared, which flatter every method.",
+                f"all are, the best {judged} in the search is compared, which flatters every method.",
             )
         ]
     return [
         Note(
             "selection",
-            "A best validation value was selected among many trials, so it flatters every method; no winner "
-            "has been retrained.",
+            f"A best {judged} was selected among many trials, so it flatters every method; no winner has "
+            "been retrained.",
         )
     ]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -105,36 +105,47 @@ class Section:
 
 def render_html(comparison: Comparison, analysis: Analysis, contents: Contents | None = None) -> str:
     """The text of `report.html`; `contents` saves working them out again."""
-    from plotly.offline import get_plotlyjs
-
     contents = contents or contents_of(comparison, analysis)
-    environment = template_environment(autoescape=True, finalize=None)
-    environment.globals |= {"series": series, "is_table": lambda block: isinstance(block, Table)}
-    environment.filters["tied"] = tied
-    # The parser ends a script at the first `</script`, wherever it stands.
-    plotly = get_plotlyjs().replace("</script", "<\\/script")
-    script = _template_file("report.js")
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
+        contents.figures,
+        title=comparison.experiment,
+        command="shoal report",
         comparison=comparison,
         analysis=analysis,
         sections=sections_of(contents, analysis),
         omitted=contents.omitted,
         methods=list(comparison.methods),
         folder=FOLDER,
+        spec_text=json.dumps(plain(comparison.spec), indent=2, ensure_ascii=False),
+    )
+
+
+def render_page(template: str, figures: Sequence[Figure], **values: object) -> str:
+    """A page from a template that extends `page.html.j2`, with what its figures need to be drawn.
+
+    `values` are the template's own; all templates want `title`, `command` (which made the page),
+    `methods` (for the colours of their names) and `folder` (of the CSV files).
+    """
+    from plotly.offline import get_plotlyjs
+
+    environment = template_environment(autoescape=True, finalize=None)
+    environment.globals |= {"series": series, "is_table": lambda block: isinstance(block, Table)}
+    environment.filters["tied"] = tied
+    # The parser ends a script at the first `</script`, wherever it stands.
+    plotly = get_plotlyjs().replace("</script", "<\\/script")
+    script = _template_file("report.js")
+    return environment.get_template(template).render(
         shown_rows=SHOWN_ROWS,
         folded=FOLDED,
         plots=embed_json(
-            {
-                f"{figure.key}-{k}": panel.plot
-                for figure in contents.figures
-                for k, panel in enumerate(figure.panels)
-            }
+            {f"{figure.key}-{k}": panel.plot for figure in figures for k, panel in enumerate(figure.panels)}
         ),
         plotly=Markup(plotly),  # noqa: S704  a library's file, and our own two below
         script=Markup(script),  # noqa: S704
         style=Markup(_template_file("report.css")),  # noqa: S704
         policy=content_security_policy([plotly, script]),
-        spec_text=json.dumps(plain(comparison.spec), indent=2, ensure_ascii=False),
+        **values,
     )
 
 

@@ -151,7 +151,8 @@ def _declared(
             "retraining",
             "none"
             if seeds == 0
-            else f"each study's winner with {seeds} fresh seeds, scored on the sealed test set",
+            else f"each study's winner with {seeds} fresh seed{'' if seeds == 1 else 's'}"
+            + ("" if comparison.is_function else ", scored on the sealed test set"),
         ),
         ("replicates for a claim", str(REPLICATES_FOR_A_CLAIM)),
         ("trials for more than a demonstration", str(TRIALS_FOR_A_COMPARISON)),
@@ -168,7 +169,8 @@ def _methods(comparison: Comparison) -> list[Entry]:
         in_flight = own.get("in_flight")
         at_once = "any number of" if in_flight is None else format_value(in_flight)
         rest = in_line({name: value for name, value in own.items() if name != "in_flight"})
-        text = f"{at_once} trials of a study at once{'; ' if rest else ''}{rest}"
+        trials = "trial" if in_flight == 1 else "trials"
+        text = f"{at_once} {trials} of a study at once{'; ' if rest else ''}{rest}"
         if method == "grid":
             text += f"; {LEVELS.get(str(own.get('levels', 'given')), LEVELS['given'])}"
         entries.append(Entry("methods", method, text))

@@ -96,6 +96,7 @@ def winners(comparison: Comparison, analysis: Analysis) -> Table:
     known = [str(name) for name in space] if isinstance(space, Mapping) else []
     used = dict.fromkeys(str(name) for s in found if s.incumbent for name in s.incumbent.params)
     names = [*(name for name in known if name in used), *(name for name in used if name not in known)]
+    function = comparison.is_function
     rows = []
     for study in found:
         best, again = study.incumbent, study.retrained
@@ -107,7 +108,7 @@ def winners(comparison: Comparison, analysis: Analysis) -> Table:
                 cells.count(best.number),
                 cells.count(best.epochs),
                 cells.number(study.searched),
-                cells.number(None if again is None else again.validation_mean),
+                *(() if function else (cells.number(None if again is None else again.validation_mean),)),
                 cells.number(None if again is None else again.test_mean),
                 cells.count(None if again is None else len(again.seeds)),
                 *(cells.plain(best.params.get(name)) for name in names),
@@ -126,8 +127,8 @@ def winners(comparison: Comparison, analysis: Analysis) -> Table:
             right("trial", "trial"),
             right("epochs", "epochs"),
             right("searched", f"{comparison.judged}, in the search"),
-            right("retrained_validation", "validation, retrained"),
-            right("retrained_test", "test, retrained"),
+            *(() if function else (right("retrained_validation", f"{comparison.judged}, retrained"),)),
+            right("retrained_test", f"{comparison.scored}, retrained"),
             right("seeds", "seeds"),
             *(left(f"params.{name}", name) for name in names),
         ),
@@ -138,13 +139,13 @@ def winners(comparison: Comparison, analysis: Analysis) -> Table:
 def readings(comparison: Comparison, analysis: Analysis) -> Table:
     """Every reading of the sealed test set."""
     del analysis
-    metric = comparison.metric
+    function = comparison.is_function
     return Table(
         key="test-readings",
-        title="Readings of the sealed test set",
+        title="Retrainings of the winners" if function else "Readings of the sealed test set",
         caption=(
             f"Each one is logged: {len(comparison.readings)} in all. Declared: winners retrained with fresh "
-            "seeds, as the file asks. By hand: 'shoal score'."
+            "seeds, as the file asks." + ("" if function else " By hand: 'shoal score'.")
         ),
         columns=(
             left("method", "method"),
@@ -152,10 +153,10 @@ def readings(comparison: Comparison, analysis: Analysis) -> Table:
             right("trial", "trial"),
             right("seed", "seed"),
             left("purpose", "purpose"),
-            right("test", f"test {metric}"),
-            right("validation", f"validation {metric}"),
+            right("test", comparison.scored),
+            *(() if function else (right("validation", comparison.judged),)),
             right("epochs", "epochs"),
-            right("images", "images"),
+            *(() if function else (right("images", "images"),)),
             left("read_at", "read at"),
         ),
         rows=tuple(
@@ -165,10 +166,11 @@ def readings(comparison: Comparison, analysis: Analysis) -> Table:
                 cells.count(reading.trial),
                 Cell(reading.seed, str(reading.seed)),
                 Cell(reading.purpose, "declared" if reading.purpose == "retraining" else "by hand"),
-                cells.number(reading.metrics.get(metric)),
-                cells.number(reading.validation.get(metric)),
+                cells.number(reading.metrics.get(comparison.metric)),
+                # A function has no images: both of its values are the same.
+                *(() if function else (cells.number(reading.validation.get(comparison.metric)),)),
                 cells.count(reading.epochs),
-                cells.count(reading.images),
+                *(() if function else (cells.count(reading.images),)),
                 cells.moment(reading.read_at),
             )
             for reading in comparison.readings

@@ -21,7 +21,16 @@ from search.compare.report_tables import tables_of
 from search.compare.tables import Table
 from search.compare.templating import template_environment
 
-__all__ = ["ReportFiles", "escape_markdown", "render_html", "render_json", "render_markdown", "write_report"]
+__all__ = [
+    "ReportFiles",
+    "escape_markdown",
+    "markdown_table",
+    "render_html",
+    "render_json",
+    "render_markdown",
+    "write_report",
+    "write_text",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +60,9 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     data = write_data(folder, comparison, contents.figures, contents.tables)
     files = ReportFiles(folder / "report.json", folder / "report.md", folder / "report.html", data)
-    _write(files.json, render_json(comparison, analysis, contents.tables))
-    _write(files.markdown, render_markdown(comparison, analysis))
-    _write(files.html, render_html(comparison, analysis, contents))
+    write_text(files.json, render_json(comparison, analysis, contents.tables))
+    write_text(files.markdown, render_markdown(comparison, analysis))
+    write_text(files.html, render_html(comparison, analysis, contents))
     return files
 
 
@@ -106,7 +115,8 @@ def escape_markdown(value: object) -> object:
     return _MARKDOWN.sub(r"\\\1", text)
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file aside and rename it, so that a reader never sees half of it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(text, encoding="utf-8")
     aside.replace(path)

@@ -36,7 +36,6 @@ GOOD_SHARE = 0.05
 
 def headline(comparison: Comparison, analysis: Analysis) -> Table:
     """T3: one row per method."""
-    del comparison
     rows = []
     for method in analysis.methods:
         score, bias = method.score, method.selection_bias
@@ -45,7 +44,7 @@ def headline(comparison: Comparison, analysis: Analysis) -> Table:
                 cells.text(method.method),
                 cells.count(0 if score is None else score.n),
                 cells.median(score),
-                cells.quartiles(score),
+                cells.EMPTY if score is None or score.n == 1 else cells.quartiles(score),
                 cells.number(None if score is None else score.mean.estimate),
                 cells.ends(None if score is None else score.mean),
                 cells.number(None if score is None else score.best),
@@ -59,9 +58,9 @@ def headline(comparison: Comparison, analysis: Analysis) -> Table:
         key="headline",
         title=f"{analysis.primary.title[0].upper()}{analysis.primary.title[1:]}",
         caption=(
-            f"{analysis.primary.text} Over {len(analysis.replicates)} replicates, from which intervals are "
-            "bootstrapped. Selection bias: the winner's value in the search less its mean validation value "
-            "when retrained; positive flatters."
+            f"{analysis.primary.text} {_over(len(analysis.replicates))} Selection bias: the winner's "
+            f"{comparison.judged} in the search less the mean of the same when retrained"
+            f"{', turned' if comparison.direction == 'minimize' else ''}; positive flatters."
         ),
         columns=(
             left("method", "method"),
@@ -79,9 +78,14 @@ def headline(comparison: Comparison, analysis: Analysis) -> Table:
     )
 
 
+def _over(replicates: int) -> str:
+    if replicates == 1:
+        return "One replicate, so without intervals."
+    return f"Over {replicates} replicates, from which intervals are bootstrapped."
+
+
 def pairs(comparison: Comparison, analysis: Analysis) -> Table:
     """T4: the declared pairs."""
-    del comparison
     rules = analysis.rules
     found = [pair for pair in analysis.pairs if pair.declared]
     tested = max((pair.result.pairs_tested for pair in found), default=0)
@@ -98,12 +102,12 @@ def pairs(comparison: Comparison, analysis: Analysis) -> Table:
         f"favours the first. {test}",
         found,
         rules,
+        function=comparison.is_function,
     )
 
 
 def exploratory_pairs(comparison: Comparison, analysis: Analysis) -> Table:
     """Pairs and outcomes that were not declared."""
-    del comparison
     return _pair_table(
         "pairs-exploratory",
         "Other pairs and outcomes",
@@ -111,6 +115,7 @@ def exploratory_pairs(comparison: Comparison, analysis: Analysis) -> Table:
         "correction is taken over the pairs of one outcome in this table.",
         [pair for pair in analysis.pairs if not pair.declared],
         analysis.rules,
+        function=comparison.is_function,
         exploratory=True,
     )
 
@@ -122,10 +127,13 @@ def _pair_table(
     found: Sequence[PairFinding],
     rules: Rules,
     *,
+    function: bool,
     exploratory: bool = False,
 ) -> Table:
     unit = f" ({rules.unit})" if rules.unit else ""
     outcomes = {"retrained": "test, retrained", "searched": "validation, in the search"}
+    if function:
+        outcomes = {"retrained": "retrained", "searched": "in the search"}
     return Table(
         key=key,
         title=title,
@@ -193,7 +201,8 @@ def cuts(comparison: Comparison, analysis: Analysis) -> Table:
         key="cuts",
         title="Equal budgets",
         caption=(
-            f"Best {comparison.judged} so far, median [middle half] over {wanted} replicates, at "
+            f"Best {comparison.judged} so far"
+            f"{'' if wanted == 1 else f', median [middle half] over {wanted} replicates'}, at "
             "shares of the largest budget that every study spent. Pruned and diverged trials count in full; "
             "seconds are the device's and the sampler's."
         ),

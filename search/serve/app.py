@@ -110,7 +110,8 @@ class View:
         version, controlled = self._stamp(experiment_id)
         record = _found(self.pages.experiment(experiment_id))
         of_study = None if study is None else study.id
-        all_rows = queries.progress(self.pages.database, record.id)
+        role = "search" if study is None else study.role
+        all_rows = queries.progress(self.pages.database, record.id, role=role)
         rows = [row for row in all_rows if study is None or row.study.id == study.id]
         direction = queries.direction(self.pages.database, record.id) or "maximize"
         every = list(dict.fromkeys(row.study.method for row in all_rows))

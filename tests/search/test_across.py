@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from search.compare.across import Across, across_table, compare_experiments
+from search.compare.across import Across, across_table, compare_experiments, data_of
 from search.compare.analysis import analyse
 from search.compare.base import Comparison
 from search.compare.statistics.across_datasets import critical_difference
@@ -54,8 +54,19 @@ def test_a_critical_difference_takes_six_experiments(experiments: int, tested: b
     assert ("Too few experiments" in found.text) is not tested
     if tested:
         assert found.ranks.critical_difference == pytest.approx(critical_difference(3, 6))
-        assert "Nemenyi" in found.text
-        assert "Friedman" in found.text
+        assert "Friedman's test that all rank alike: p = 0.002. " in found.text
+        assert "(ranks further apart than 1.35) tells apart c from random." in found.text
+
+
+def test_methods_that_friedman_does_not_tell_apart_are_not_told_apart() -> None:
+    shifts = ({"c": 0.2}, {"b": 0.2}, {"random": 0.2}) * 2
+    found = []
+    for place, shift in enumerate(shifts):
+        one = drawn(["random", "b", "c"], replicates=2, trials=4, shift=shift)
+        found.append(replace(one, experiment=f"e{place}", spec={**one.spec, "data": {"name": f"d{place}"}}))
+    text = together(*found).text
+    assert text.endswith(": no method is told apart from another.")
+    assert "Nemenyi" not in text
 
 
 def test_only_common_methods_are_ranked() -> None:
@@ -78,6 +89,35 @@ def test_experiments_on_the_same_data_are_named() -> None:
     found = together(experiment("x", "digits"), experiment("y", "digits"), experiment("z", "mnist"))
     assert found.repeated == ("digits",)
     assert "not independent" in found.text
+
+
+def test_no_test_is_made_where_experiments_share_their_data() -> None:
+    found = together(*(experiment(f"e{n}", "digits" if n > 4 else None) for n in range(7)))
+    assert found.ranks is not None
+    assert found.ranks.average_ranks == (3, 2, 1)
+    assert (found.ranks.critical_difference, found.ranks.friedman_p, found.ranks.groups) == (None, None, ())
+    assert "Nemenyi" not in found.text
+
+
+def test_data_are_told_apart_by_what_they_hold() -> None:
+    def of(**spec: object) -> str:
+        return data_of(replace(experiment("x"), spec=spec))
+
+    assert of(data={"name": "mnist", "root": "/a"}) == of(data={"name": "mnist", "root": "/b", "limit": 5})
+    folders = [of(data={"name": "image_folder", "root": root}) for root in ("/a", "/b")]
+    assert folders[0] != folders[1]
+    function = {"function": "m:f", "direction": "minimize"}
+    assert of(data=None, objective=function) == "m:f"
+    problems = [of(objective=function, fixed={"epochs": 3, "table": n}) for n in (1, 2)]
+    assert problems[0] == of(objective=function, fixed={"epochs": 9, "table": 1}) != problems[1]
+
+
+def test_only_named_methods_are_ranked() -> None:
+    both = [(one, analyse(one, resamples=100)) for one in (experiment("x"), experiment("y"))]
+    found = compare_experiments(both, methods=["c", "random"])
+    assert found.methods == ("random", "c")
+    assert found.ranks is not None
+    assert found.ranks.average_ranks == (2, 1)
 
 
 def test_retrained_scores_are_compared_if_all_experiments_have_them() -> None:

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from search.compare.analysis import Analysis, analyse
 from search.compare.base import Comparison
+from search.compare.cells import EMPTY, median_and_quartiles
+from search.compare.cuts import Quartiles
 from search.compare.document import document
+from search.compare.render import render_markdown
 from search.compare.report_tables import TABLES, tables_of
 from search.compare.statistics.base import Sample
 from search.compare.statistics.verdict import compare_pairs
@@ -246,6 +249,50 @@ def test_tables_come_in_order_and_hold_the_numbers() -> None:
     assert {table.key for table in tables.values() if table.exploratory} == {
         "pairs-exploratory", "cuts", "efficiency", "edges", "regret", "expected-best",
     }  # fmt: skip
+
+
+def test_a_function_has_no_points_no_images_and_no_test_set() -> None:
+    """A function may call anything `error`; what the trainer calls so is a share."""
+    spec: dict[str, object] = {
+        "objective": {"function": "mine:f"}, "data": None, "model": None,
+        "comparison": {"retrain": {"seeds": 1}},
+    }  # fmt: skip
+    studies = [study(m, r, [trial(0, 7.0 + r)]) for m in ("random", "tpe") for r in range(2)]
+    readings = [again for one in studies for again in retraining(one, 0, [8.0], metric="error")]
+    found = comparison(studies, metric="error", direction="minimize", spec=spec, readings=readings)
+    for shown in (found, replace(found, readings=())):
+        analysis = analyse(shown, resamples=RESAMPLES)
+        assert (analysis.rules.scale, analysis.rules.unit) == (1.0, "")
+        tables = tables_of(shown, analysis)
+        words = [
+            analysis.conclusion.verdict,
+            *analysis.conclusion.not_shown,
+            render_markdown(shown, analysis),
+        ]
+        words += [note.text for note in analysis.notes]
+        words += [text for t in tables for text in (t.title, t.caption, *(c.title for c in t.columns))]
+        words += [cell.text for t in tables for row in t.rows for cell in row]
+        for wrong in ("validation", "images", "sealed", "test error", "test set", "test, retrained"):
+            assert not [text for text in words if wrong in text]
+
+
+def test_one_replicate_has_neither_quartiles_nor_a_plural() -> None:
+    found = drawn(["random", "tpe"], replicates=1, trials=4)
+    analysis = analyse(found, resamples=RESAMPLES)
+    tables = {table.key: table for table in tables_of(found, analysis)}
+    assert "1 replicates" not in render_markdown(found, analysis)
+    headline = tables["headline"]
+    row = dict(zip([c.key for c in headline.columns], headline.rows[0], strict=True))
+    assert row["quartiles"] == EMPTY
+
+
+def test_a_cut_says_of_how_few_replicates_it_is() -> None:
+    one = Quartiles(n=1, median=0.5, low_quartile=0.5, high_quartile=0.5)
+    assert median_and_quartiles(one, 1).text == "0.5"
+    assert median_and_quartiles(one, 3).text == "0.5 [n = 1]"
+    two = Quartiles(n=2, median=0.5, low_quartile=0.4, high_quartile=0.6)
+    assert median_and_quartiles(two, 2).text == "0.5 [0.4 to 0.6]"
+    assert median_and_quartiles(two, 3).text == "0.5 [0.4 to 0.6, n = 2]"
 
 
 def test_differences_are_told_in_points_and_kept_in_the_metrics_unit() -> None:

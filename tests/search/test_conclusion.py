@@ -92,6 +92,15 @@ def test_retrained_winners_take_the_warning_of_selection_away() -> None:
     assert not any("values were selected among many" in s for s in again.not_shown)
 
 
+@pytest.mark.parametrize(("seeds", "replicates", "said"), [(10, 12, True), (0, 12, False), (10, 9, False)])
+def test_claims_about_the_search_say_that_winners_were_to_be_retrained(
+    seeds: int, replicates: int, said: bool
+) -> None:
+    found = drawn(replicates=replicates, trials=60, shift={"tpe": 0.5}, retrain={"seeds": seeds})
+    sentence = "winners were to be ranked after 10 retrainings each, and 0 of"
+    assert (sentence in concluded(found).verdict) == said
+
+
 @pytest.mark.parametrize(("in_flight", "said"), [(4, False), (5, True), (None, True)])
 def test_wide_adaptive_studies_are_pointed_out(in_flight: int | None, said: bool) -> None:
     settings = {"tpe": {"in_flight": in_flight}, "random": {"in_flight": None}}

@@ -71,7 +71,10 @@ def test_defaults_in_the_template_are_the_defaults() -> None:
         assert commented(text, f"{{name: {name},") == pruner.model_dump()
 
 
-@pytest.mark.parametrize("name", ["template.yaml", "digits.yaml", "fashion_mnist.yaml", "analytic.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    ["template.yaml", "digits.yaml", "fashion_mnist.yaml", "fashion_mnist_comparison.yaml", "analytic.yaml"],
+)
 def test_the_schema_allows_the_files(name: str) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(schema())

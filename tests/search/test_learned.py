@@ -143,6 +143,12 @@ def test_large_replicates_are_subsampled_and_it_is_said(monkeypatch: pytest.Monk
     assert important(drawn(by_x, replicates=2, trials=80)).found == found.found, "by a fixed seed"
 
 
+@pytest.mark.parametrize("scale", [1e300, 1e-300])
+def test_variance_share_has_no_unit(scale: float) -> None:
+    values, parts = np.array([0.0, 2.0, 3.0, 3.0]), np.array([0, 0, 1, 1])
+    assert variance_share(values * scale, parts) == pytest.approx(variance_share(values, parts)) != 0
+
+
 def test_variance_share_of_hand_made_values() -> None:
     parts = np.array([0, 0, 1, 1])
     assert variance_share(np.array([1.0, 1.0, 3.0, 3.0]), parts) == 1

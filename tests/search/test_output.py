@@ -21,7 +21,9 @@ from search.progress import (
     by_method,
     planned_trials,
     progress_line,
+    progress_table,
     remaining_seconds,
+    retrained_winners,
 )
 from storage.errors import DatabaseUnreachable, EmbeddedError, ExperimentBusy, ExperimentNotFound
 from storage.records import StudyProgress, StudyRecord
@@ -207,6 +209,33 @@ def test_planned_trials_of_a_grid_are_its_points() -> None:
     assert planned_trials(progress("grid"), spec) == 20
     assert planned_trials(progress("tpe", complete=8), spec) == 20
     assert planned_trials(progress("tpe", complete=30), spec) == 30
+
+
+RETRAIN = {"comparison": {"retrain": {"seeds": 5}}}
+
+
+def test_retraining_is_counted_from_what_the_file_asks_for() -> None:
+    rows = [progress("grid", complete=3, running=1, waiting=1, epochs=9, seconds=1.5)]
+    found = retrained_winners(rows, 4, RETRAIN)
+    assert found is not None
+    assert (found.planned, found.finished, found.running, found.epochs) == (20, 3, 1, 9)
+    former = retrained_winners([progress("grid", complete=25)], 4, RETRAIN)
+    assert former is not None
+    assert former.planned == 25, "those of former winners are there as well"
+    for none in ({}, {"comparison": {}}, {"comparison": {"retrain": {"seeds": 0}}}):
+        assert retrained_winners(rows, 4, none) is None
+
+
+def test_retraining_stands_beside_the_trials_of_the_search() -> None:
+    again = retrained_winners([progress("tpe", complete=2)], 2, RETRAIN)
+    assert again is not None
+    rows = [method(planned=10, complete=10, best=0.5), again]
+    said = progress_line("demo", rows, remaining=60.0)
+    assert said == "demo: 10/10 trials, about 1 min 0 s left | tpe 10/10 best 0.5 | winners retrained 2/10"
+    target = io.StringIO()
+    Console(file=target, width=100).print(progress_table(rows, "accuracy"))
+    assert target.getvalue().splitlines()[-1].split()[:2] == ["winners", "retrained"]
+    assert "2/10" in target.getvalue().splitlines()[-1]
 
 
 @pytest.mark.parametrize(

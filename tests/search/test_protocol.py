@@ -104,6 +104,12 @@ def test_an_objective_of_ones_own_has_no_images() -> None:
     assert said["design", "objective"] == "function: mine:f; direction: minimize"
     assert ("design", "split") not in said
     assert said["design", "metric"] == "value, larger is better"
+    assert said["declared", "retraining"] == "each study's winner with 10 fresh seeds"
+
+
+def test_one_trial_at_once_is_one_trial() -> None:
+    said = texts(protocol(comparison([study("tpe", 0, [])], spec={"methods": {"tpe": {"in_flight": 1}}})))
+    assert said["methods", "tpe"] == "1 trial of a study at once"
 
 
 def test_nested_settings_in_one_line() -> None:

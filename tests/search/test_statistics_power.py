@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 
+from search.compare.statistics.hypothesis_tests import signed_rank
 from search.compare.statistics.power import (
     detectable_superiority,
     promise,
@@ -55,6 +57,19 @@ def test_ten_replicates_of_eight_methods_can_find_nothing() -> None:
     found = promise(10, pairs=28)
     assert found.superiority is None
     assert found.text.startswith("10 replicates find no difference, however large")
+
+
+@pytest.mark.parametrize(("pairs", "power"), [(2, 0.95), (3, 0.95), (1, 0.99)])
+def test_what_ten_replicates_find_is_promised_where_noether_asks_for_more_than_certainty(
+    pairs: int, power: float
+) -> None:
+    """Ten wins of ten give p = 0.00195, so P(A > B)^10 = power is found, whatever the distribution."""
+    assert detectable_superiority(10, alpha=0.05 / pairs, power=power) > 1
+    found = promise(10, pairs=pairs, power=power).superiority
+    assert found is not None
+    assert found == pytest.approx(power**0.1)
+    all_won = np.arange(1.0, 11.0)
+    assert signed_rank(all_won, np.zeros(10)).p_value <= 0.05 / pairs
 
 
 def test_needed_replicates_can_reach_their_alpha_and_carry_a_claim() -> None:

@@ -68,7 +68,7 @@ def figure_on(kind: Axis) -> Builder:
 
 
 def _figure(material: Material, found: Anytime, key: str, title: str) -> Figure:
-    unit, x_title, _ = WORDS[found.axis]
+    _, x_title, _ = WORDS[found.axis]
     drawn = [method for method in found.methods if method.curves]
     window = _window(found)
     several = any(len(method.curves) > 1 for method in drawn)
@@ -79,7 +79,7 @@ def _figure(material: Material, found: Anytime, key: str, title: str) -> Figure:
             data.extend(_replicates(method, index))
             if method.band is not None:
                 data.extend(_areas(method.band, index))
-        data.append(_line(method, index, unit))
+        data.append(_line(method, index))
     ends = [(method.method, material.index(method.method), _last(method)) for method in drawn]
     x = axis(x_title, rangemode="tozero")
     y = axis(f"best {material.metric} so far", range=window)
@@ -135,11 +135,10 @@ def _figure(material: Material, found: Anytime, key: str, title: str) -> Figure:
 def _caption(material: Material, found: Anytime, *, several: bool, cut: bool) -> str:
     n = material.replicates
     text = (
-        f"Line: median over {n} of the best {material.comparison.metric} on the validation images so far "
+        f"Line: median over {n} of the best {material.comparison.judged} so far "
         f"({material.better}); band: its 95 % interval, bootstrapped over replicates."
         if several
-        else f"The best {material.comparison.metric} on the validation images so far "
-        f"({material.better}), {n}."
+        else f"The best {material.comparison.judged} so far ({material.better}), {n}."
     )
     text += (
         " Pruned and diverged trials count in full, and each trial counts when it ends."
@@ -153,7 +152,7 @@ def _caption(material: Material, found: Anytime, *, several: bool, cut: bool) ->
     )
 
 
-def _line(method: AnytimeMethod, index: int, unit: str) -> Json:
+def _line(method: AnytimeMethod, index: int) -> Json:
     x, y = _central(method)
     several = len(method.curves) > 1
     hover = f"%{{y:.4g}}<extra>{label(method.method)}{', median' if several else ''}</extra>"
@@ -166,7 +165,6 @@ def _line(method: AnytimeMethod, index: int, unit: str) -> Json:
         hovertemplate=hover,
         meta="always",
         xhoverformat=".4~g",
-        customdata=unit,
     )
 
 

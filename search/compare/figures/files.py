@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from search.compare.base import Comparison
@@ -30,11 +30,22 @@ def write_data(
     Files of an earlier report whose figures are no longer made are removed. A table's file is
     named `table-KEY.csv`. Raises `OSError` where the folder can't be written.
     """
-    place = folder / FOLDER
-    place.mkdir(parents=True, exist_ok=True)
+    contents = contents_data(figures, tables) | {TRIALS: trials_data(comparison)}
+    return write_csv_files(folder / FOLDER, contents)
+
+
+def contents_data(figures: Iterable[Figure], tables: Iterable[Table]) -> dict[str, Data]:
+    """File name without its end → the numbers behind a figure or a table (`table-KEY`)."""
     contents = {figure.key: figure.data for figure in figures}
-    contents |= {f"table-{table.key}": _of_table(table) for table in tables}
-    contents[TRIALS] = trials_data(comparison)
+    return contents | {f"table-{table.key}": _of_table(table) for table in tables}
+
+
+def write_csv_files(place: Path, contents: Mapping[str, Data]) -> tuple[Path, ...]:
+    """Write a CSV file for each entry into the folder, and remove every other one there.
+
+    Raises `OSError` where the folder can't be written.
+    """
+    place.mkdir(parents=True, exist_ok=True)
     written = []
     for name, data in contents.items():
         path = place / f"{name}.csv"

@@ -130,6 +130,8 @@ def variance_share(values_N: FloatArray, parts_N: NDArray[np.intp]) -> float:
     levels = np.unique(parts)
     if values.size <= levels.size or levels.size < 2 or np.ptp(values) == 0:
         return 0.0
+    # A share has no unit: from 0 to 1, squares of very large and very small values stay finite.
+    values = (values - values.min()) / np.ptp(values)
     total = ((values - values.mean()) ** 2).sum()
     within = sum(((values[parts == level] - values[parts == level].mean()) ** 2).sum() for level in levels)
     between = total - within

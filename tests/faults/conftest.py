@@ -1,0 +1,58 @@
+"""A server of its own for tests that stop and kill it, and an environment in which leases are short."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage.database import Database
+from storage.embedded import EmbeddedPostgres
+from storage.ledger import LEASE_VARIABLE
+from storage.optuna_storage import close_optuna_storage, open_optuna_storage
+from tests.conftest import database_named, drop, on_server
+from tests.faults.objectives import FOLDER_VARIABLE, PACE_VARIABLE
+
+LEASE_SECONDS = "2"
+
+
+@pytest.fixture(scope="session")
+def server(shoal_home: Path) -> Iterator[EmbeddedPostgres]:
+    """One that brings what it commits to disk, as a real one does."""
+    server = EmbeddedPostgres(shoal_home / "faults" / "postgres")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def empty_lab(server: EmbeddedPostgres) -> str:
+    """The name of a database with all tables, for cloning."""
+    name = f"lab_{os.getpid()}"
+    on_server(server.start(), "CREATE DATABASE {}", name)
+    url = database_named(server.start(), name)
+    with Database(url) as database:
+        database.migrate()
+    close_optuna_storage(open_optuna_storage(url))
+    return name
+
+
+@pytest.fixture
+def database_url(server: EmbeddedPostgres, empty_lab: str) -> Iterator[str]:
+    """A fresh database on the server that may be broken."""
+    name = f"lab_{uuid.uuid4().hex}"
+    on_server(server.start(), "CREATE DATABASE {} TEMPLATE {}", name, empty_lab)
+    yield database_named(server.start(), name)
+    drop(server.start(), name)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where trials leave traces, said to all processes of the test, with short leases."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(PACE_VARIABLE, "0.02")
+    monkeypatch.setenv(LEASE_VARIABLE, LEASE_SECONDS)
+    return tmp_path
