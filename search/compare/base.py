@@ -138,7 +138,7 @@ class Comparison:
 
     @property
     def scored(self) -> str:
-        """What retrained winners are ranked by, in words: the metric on test images, or a function's value."""
+        """What retrained winners are ranked by, in words: as `judged`, on test images."""
         return self.metric if self.is_function else f"test {self.metric}"
 
     def studies_of(self, method: str) -> tuple[StudyOutcome, ...]:

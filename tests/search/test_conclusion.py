@@ -54,6 +54,14 @@ def test_pairs_without_a_difference_are_said_in_one_sentence() -> None:
     assert any("may still be there" in sentence for sentence in found.not_shown)
 
 
+def test_many_pairs_without_a_difference_are_counted() -> None:
+    methods = ["grid", "random", "tpe", "gp", "qmc"]
+    found = drawn(methods, replicates=10, trials=1, shift={"tpe": 0.5})
+    assert " In 6 of 10 pairs no difference" not in concluded(found).verdict, "six are still named"
+    found = drawn([*methods, "more"], replicates=10, trials=1, shift={"tpe": 0.5})
+    assert "In 10 of 15 pairs no difference was found" in concluded(found).verdict
+
+
 @pytest.mark.parametrize(("trials", "said"), [(49, True), (50, False)])
 def test_small_studies_are_a_demonstration(trials: int, said: bool) -> None:
     assert ("A demonstration" in concluded(drawn(replicates=10, trials=trials)).verdict) is said

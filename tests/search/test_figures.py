@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from search.compare.analysis import analyse
-from search.compare.base import Comparison
+from search.compare.base import Comparison, EpochPoint
 from search.compare.contents import Contents, contents_of
 from search.compare.figures.base import Figure, Material, end_labels, label_margin
 from search.compare.figures.registry import FIGURES, figures_of
@@ -204,6 +205,25 @@ def test_methods_differ_by_more_than_colour() -> None:
     assert isinstance(made, Figure)
     symbols = {t["marker"]["symbol"] for t in made.panels[0].plot["data"] if "marker" in t}  # type: ignore[attr-defined]
     assert len(symbols) == 3
+
+
+def test_figures_of_a_function_speak_of_no_images() -> None:
+    found = simulated(replicates=10, trials=12)
+    studies = tuple(
+        replace(one, trials=tuple(replace(trial, curve=_without_losses(trial.curve)) for trial in one.trials))
+        for one in found.studies
+    )
+    spec = {**found.spec, "objective": {"function": "mine:f"}, "data": None, "model": None}
+    found = replace(found, studies=studies, spec=spec)
+    shown = contents_of(found, analyse(found, resamples=200)).figures
+    assert {"best-so-far-trials", "learning-curves", "trial-values"} <= {figure.key for figure in shown}
+    for figure in shown:
+        for text in (figure.caption, *(panel.title for panel in figure.panels)):
+            assert not re.search("validation|images", text, re.IGNORECASE), figure.key
+
+
+def _without_losses(curve: tuple[EpochPoint, ...]) -> tuple[EpochPoint, ...]:
+    return tuple(replace(point, train_loss=None, validation_loss=None) for point in curve)
 
 
 def test_figures_are_the_same_each_time() -> None:

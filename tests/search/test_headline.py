@@ -140,7 +140,6 @@ def test_where_everything_diverged_nothing_is_equivalent() -> None:
     studies = [study(m, r, [trial(0, 0.1, diverged=True)]) for m in ("random", "tpe") for r in range(12)]
     found = analysed(comparison(studies))
     assert found.primary.values == {"random": {}, "tpe": {}}
-    assert found.primary.budget is None
     assert [pair.result.verdict for pair in found.pairs] == ["too_few"]
     assert found.conclusion.verdict.startswith("No trial has been trained to its end without diverging")
     assert "no_completed_trial" in [note.kind for note in found.notes]

@@ -33,6 +33,14 @@ def evil() -> Comparison:
     )
 
 
+def test_many_pairs_are_folded_up() -> None:
+    few = drawn(["a", "b", "c", "d"], replicates=2, trials=1)
+    many = drawn(["a", "b", "c", "d", "e"], replicates=2, trials=1)
+    folded = "<summary>Each declared pair, with its numbers</summary>\n\n- Too few replicates"
+    assert folded not in render_markdown(few, analyse(few, resamples=200))
+    assert folded in render_markdown(many, analyse(many, resamples=200))
+
+
 class Elements(HTMLParser):
     """The elements of a page, with the text of its scripts."""
 

@@ -37,6 +37,11 @@ LINES = 40
 """Most trials of a kind whose curves a panel shows."""
 PANELS = 6
 
+LOSSES = (
+    " Losses: solid on validation images, dashed on training images; each config's own loss, so compare the "
+    "gap within a line, not levels between lines."
+)
+
 
 def winners_figure(material: Material) -> Figure | Omitted:
     """The metric of each study's winner per epoch, and its losses on training and validation images."""
@@ -71,8 +76,7 @@ def winners_figure(material: Material) -> Figure | Omitted:
         title=title,
         caption=(
             f"The winner of each study, {len(winners)} in all: thin lines "
-            "are winners, thick ones their median. Losses: solid on validation images, dashed on training "
-            "images; each config's own loss, so compare the gap within a line, not levels between lines."
+            f"are winners, thick ones their median.{LOSSES if len(panels) > 1 else ''}"
         ),
         panels=tuple(panels),
         table=table(
@@ -158,10 +162,11 @@ def _metric_panel(
         annotations=end_labels(ends, window[0], window[1], 215),
         margin=label_margin(name for name, _, _ in ends),
     )
+    judged = short(material.comparison.metric)
     return Panel(
-        f"Validation {short(material.comparison.metric)}",
+        judged if material.comparison.is_function else f"Validation {judged}",
         {"data": data, "layout": plot},
-        "Validation metric of the winners per epoch; the table below gives last values.",
+        "The winners' values per epoch; the table below gives last values.",
     )
 
 

@@ -72,7 +72,8 @@ def values_figure(material: Material) -> Figure | Omitted:
         key=KEY,
         title=TITLE,
         caption=(
-            f"Share of a method's trials that are worth at most so much; {total} trained to their end, all "
+            f"Share of a method's trials that are worth at most so much; {total} trained to their end, or "
+            "diverged and so worth the worst, all "
             f"replicates together ({material.better}). It shows where a method spends its trials, not which "
             "method is better."
         ),
