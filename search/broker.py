@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from storage.ledger import Ledger
     from storage.records import ExperimentRecord
 
-FRESH_SECONDS = 0.25
-"""Numbers of studies that are this old are read again before it is said that no trial can be had."""
+FRESH_SECONDS, FRESH_TIMES, STALE_SECONDS = 0.25, 10, 2.0
+"""Who finds no trial reads all studies anew after the first, so many times what that took, or the last."""
 
 
 class Broker:
@@ -91,7 +91,7 @@ class Broker:
         self._studies: dict[str, SearchStudy] = {}
         self._loads: dict[str, Load] = {}
         self._stale: set[str] = set(self._places)
-        self._read_at = self._clock()
+        self._fresh_until = self._clock() + FRESH_SECONDS
 
     @property
     def exhausted(self) -> bool:
@@ -139,7 +139,7 @@ class Broker:
         self._read(self._stale)
         self._find_winners()
         shares = self._shares_as_read(wanted, passed)
-        if not shares and self._clock() - self._read_at >= FRESH_SECONDS:
+        if not shares and self._clock() >= self._fresh_until:
             self._read(self._places)
             self._find_winners()
             shares = self._shares_as_read(wanted, passed)
@@ -147,12 +147,10 @@ class Broker:
 
     def _find_winners(self) -> None:
         """Where a search is over, retrainings of its winner may be claimed."""
-        self._winners.settle(self._loads, self._load)
-        for name, study in self._winners.studies.items():
-            if name not in self._places:
-                self._places[name] = (study.method, study.replicate)
-                self._limits[name] = study.limits
-                self._loads[name] = study.load()
+        for study in self._winners.settle(self._loads, self._load):
+            self._places[study.name] = (study.method, study.replicate)
+            self._limits[study.name] = study.limits
+            self._loads[study.name] = study.load()
 
     def _load(self, name: str) -> Load:
         self._loads[name] = load = self._study(name).load()
@@ -167,12 +165,14 @@ class Broker:
         names = [name for name in names if name in self._places]
         if not names:
             return
+        began = self._clock()
         with batched(self._storage):
             for name in names:
                 self._load(name)
         self._stale.difference_update(names)
         if len(names) == len(self._places):
-            self._read_at = self._clock()
+            now = self._clock()
+            self._fresh_until = now + min(max(FRESH_SECONDS, FRESH_TIMES * (now - began)), STALE_SECONDS)
 
     def _claim_from(self, name: str, wanted: int) -> list[Claim]:
         """Up to so many trials of one study, if nobody else is asking it."""
@@ -210,7 +210,7 @@ class Broker:
                 return []
             try:
                 leases += self._ledger.claim(
-                    study.name, self._worker_id, waiting=starts.waiting, new=starts.new
+                    study.name, self._worker_id, waiting=starts.waiting, new=starts.new, of=load.total
                 )
             except StudyNotFound:
                 raise StudyDeleted(study.name) from None
@@ -353,7 +353,7 @@ class Broker:
         """Tokens of leases that were lost since this was asked last."""
         leases = self.holdings.lost()
         self._sweep = self._sweep or bool(leases)
-        self._stale |= {lease.study_name for lease in leases}
+        self._stale |= {lease.study_name for lease in leases} & self._places.keys()
         return [lease.token for lease in leases]
 
     def recover(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Load:
     """Epochs reported so far."""
     committed: int
     """`epochs`, and all that running and interrupted trials may still train."""
+    total: int | None = field(default=None, compare=False)
+    """All trials, also those that the budget doesn't pay for; None: not said."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, cast
 
@@ -110,7 +110,7 @@ class Tally:
             self._paid += RETRY_KEY not in trial.user_attrs
             self._epochs += trial.last_step or 0
         self._counted = len(history.finished)
-        return self._with_open(list(history.open.values()))
+        return replace(self._with_open(list(history.open.values())), total=len(trials))
 
     def _with_open(self, trials: Sequence[FrozenTrial]) -> Load:
         # Ours have their seed from the moment in which the lock of their claim was given back.

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MAX_DEATHS = 3
 """Times in a row that workers may die without any progress in between."""
+ORDERLY = 2
+"""Signals that are counted and acted on at the next look; one more ends the controller wherever it waits."""
 
 
 class Interruption:
@@ -41,6 +43,8 @@ class Interruption:
     def _note(self, number: int, _frame: object) -> None:
         self.count += 1
         self.name = signal.Signals(number).name
+        if self.count > ORDERLY:
+            raise KeyboardInterrupt
 
 
 class Move(Enum):

@@ -61,12 +61,15 @@ class BatchedLedger:
         script = recovery.HOLD_WORKERS_TRIALS + recovery.RELEASE + recovery.RETIRE
         self.database.retrying(lambda _unsure: self.database.script(script, values))
 
-    def claim(self, study_name: str, worker_id: int, *, waiting: int, new: int) -> list[Lease]:
+    def claim(
+        self, study_name: str, worker_id: int, *, waiting: int, new: int, of: int | None = None
+    ) -> list[Lease]:
         values = {
             "study": study_name,
             "worker": worker_id,
             "waiting": waiting,
             "new": new,
+            "of": of,
             "ttl": lease_seconds(),
             "write": new_number(),
         }

@@ -94,9 +94,9 @@ class Database:
         )
         own = engine_settings(application_name, pooled=False)
         self._own: Engine = sqlalchemy.create_engine(self._parsed, **own)
-        self._brief: Engine = sqlalchemy.create_engine(
-            self._parsed, **own | {"poolclass": BriefPool, "pool_size": BRIEF_LOCKS, "pool_pre_ping": True}
-        )
+        # Like `_direct`; AUTOCOMMIT is the engine's, for asked for at each use it costs two messages.
+        brief = {"poolclass": BriefPool, "pool_size": BRIEF_LOCKS, "isolation_level": "AUTOCOMMIT"}
+        self._brief: Engine = sqlalchemy.create_engine(self._parsed, **own | brief)
 
     def __repr__(self) -> str:
         return f"Database({self.masked_url!r})"
@@ -188,35 +188,39 @@ class Database:
         server (14 or newer) frees it after so long. Not re-entrant.
         """
         number = {"key": lock_number(key)}
-        brief = not wait and idle_seconds is not None
-        with self._brief_connection() if brief else self.own_connection() as connection:
-            if wait:
-                connection.execute(text("SELECT pg_advisory_lock(:key)"), number)
-                held = True
-            elif idle_seconds is not None:
-                idle = {"idle": f"{round(1000 * idle_seconds)}ms"}
-                held = bool(connection.execute(text(TRY_FOR), number | idle).one()[0])
-            else:
-                held = bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), number))
+        if idle_seconds is not None and not wait:
+            with self._lock_for_a_moment(key, number | {"idle": f"{round(1000 * idle_seconds)}ms"}) as held:
+                yield held
+            return
+        with self.own_connection() as connection:
+            got = connection.scalar(text(f"SELECT pg{'' if wait else '_try'}_advisory_lock(:key)"), number)
+            try:
+                yield wait or bool(got)
+            finally:
+                if wait or got:
+                    self._unlock(connection, number, key)
+
+    @contextmanager
+    def _lock_for_a_moment(self, key: str, values: dict[str, Any]) -> Iterator[bool]:
+        """On a connection that is kept for the next time, as a new one costs many times as much as a lock."""
+
+        def attempt(_unsure: bool) -> tuple[Connection, bool]:
+            connection = self._connect(self._brief)
+            try:
+                with self._translated():
+                    return connection, bool(connection.execute(text(TRY_FOR), values).one()[0])
+            except BaseException:
+                connection.invalidate()
+                connection.close()
+                raise
+
+        connection, held = self.retrying(attempt)
+        with connection:
             try:
                 yield held
             finally:
                 if held:
-                    self._unlock(connection, number, key)
-
-    @contextmanager
-    def _brief_connection(self) -> Iterator[Connection]:
-        """A connection for locks that are held for moments, again and again: a new one for each costs more.
-
-        Back in its pool it holds no lock: after an error it is closed.
-        """
-        with self._translated(), self._connect(self._brief) as raw:
-            connection = raw.execution_options(isolation_level="AUTOCOMMIT")
-            try:
-                yield connection
-            except BaseException:
-                connection.invalidate()
-                raise
+                    self._unlock(connection, {"key": values["key"]}, key)
 
     def migrate(self) -> None:
         """Bring our schema to this version's. Safe to call from many processes at once.

@@ -177,9 +177,14 @@ class Ledger(Protocol):
     def retire(self, worker_id: int) -> None:
         """Note that a worker ended. Leases that it still holds go back to the queue at once."""
 
-    def claim(self, study_name: str, worker_id: int, *, waiting: int, new: int) -> list[Lease]:
+    def claim(
+        self, study_name: str, worker_id: int, *, waiting: int, new: int, of: int | None = None
+    ) -> list[Lease]:
         """Take trials: up to `waiting` from the queue, and `new` that are made for it.
 
+        `of`: how many trials the study had when it was found that it may have `new` more; none is
+        made if it has another number by now. Whoever found that may have been stopped since, or cut
+        off, and with it lost the study's lock to others who counted as well.
         Of the queue, trials that have begun before come first, then by number. A trial in
         Optuna's tables is RUNNING from the same transaction on that gives its lease, so there is
         no moment at which it runs without one. Numbers are dense and distinct also beside stock

@@ -74,7 +74,9 @@ WITH target AS (
     SELECT studies.study_id, held.id AS held,
            (SELECT count(*) FROM trials WHERE trials.study_id = studies.study_id) AS before
     FROM studies JOIN shoal.experiment_studies AS held ON held.name = studies.study_name
-    WHERE studies.study_name = %(study)s
+    WHERE studies.study_name = %(study)s AND coalesce(%(of)s, (
+        SELECT count(*) FROM trials WHERE trials.study_id = studies.study_id
+    )) = (SELECT count(*) FROM trials WHERE trials.study_id = studies.study_id)
 ), made AS (
     INSERT INTO trials (number, study_id, state, datetime_start)
     SELECT target.before + place, target.study_id, 'RUNNING', {NOW}

@@ -81,7 +81,9 @@ class StockLedger:
 
         self.database.retrying(retire)
 
-    def claim(self, study_name: str, worker_id: int, *, waiting: int, new: int) -> list[Lease]:
+    def claim(
+        self, study_name: str, worker_id: int, *, waiting: int, new: int, of: int | None = None
+    ) -> list[Lease]:
         from optuna.trial import TrialState, create_trial
 
         with self._transaction() as execute:
@@ -95,7 +97,8 @@ class StockLedger:
                 break
             leases += self._begin(study_name, trial._trial_id, worker_id)
         wanted = len(leases) + new
-        while len(leases) < wanted:
+        while len(leases) < wanted and of in (None, len(self._trials.all(study_id))):
+            of = None if of is None else of + 1
             # Made as waiting, and then taken from the queue as any other: so no trial is ever
             # RUNNING without a lease. Should somebody else be quicker, another is made.
             trial_id = self._trials.make(study_id, create_trial(state=TrialState.WAITING))

@@ -127,6 +127,14 @@ class LedgerContract:
         assert [record.state for record in Attempts(database).of_trial(leases[0].trial_id)] == ["running"]
         assert [kind for kind, _ in events(database)] == ["registered", *["claimed"] * 3]
 
+    def test_none_is_made_of_a_study_that_was_counted_before_others_came(self, ledger, worker, study):
+        study.enqueue_trial({"lr": 0.1})
+        assert ledger.claim(STUDY, worker, waiting=0, new=2, of=0) == []
+        # What waits is not made, and so is not concerned.
+        assert [lease.number for lease in ledger.claim(STUDY, worker, waiting=1, new=2, of=0)] == [0]
+        assert [lease.number for lease in ledger.claim(STUDY, worker, waiting=0, new=2, of=1)] == [1, 2]
+        assert len(study.trials) == 3
+
     def test_the_queue_is_taken_by_number_with_its_values(self, ledger, worker, study):
         for lr in (0.1, 0.2, 0.3):
             study.enqueue_trial({"lr": lr, "norm": None}, user_attrs={"shoal:grid": f"lr={lr}"})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ from objectives.base import EpochReport, TrialFailure, derive_seed
 from search.broker import Broker
 from search.claims import Claim, Reported, Verdict
 from search.holdings import LeasesLost
+from search.placing import Load
 from search.saving import checkpoint_folder
 from search.study import RETRY_KEY, StudyDeleted, study_lock
 from storage.attempts import Attempts
@@ -492,7 +494,78 @@ class TestGrowth:
             assert broker.exhausted
 
 
+class Sleeper:
+    """A ledger whose worker is stopped before its first claim, until the server has taken its lock."""
+
+    def __init__(self, ledger: Any, meanwhile: Callable[[], None]) -> None:
+        self._ledger = ledger
+        self._meanwhile: Callable[[], None] | None = meanwhile
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    def claim(self, *asked: Any, **how: Any) -> Any:
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return self._ledger.claim(*asked, **how)
+
+
+def test_who_lost_the_studys_lock_after_counting_overshoots_no_budget(database: Database) -> None:
+    holders = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid <> 0"
+    spec = small_spec(methods={"random": {}}, budget={"trials": 2})
+    with prepared(database, spec) as running, running.broker("other") as other:
+        theirs: list[Claim] = []
+
+        def meanwhile() -> None:
+            with database.own_connection() as connection:
+                connection.execute(text(holders))
+            # In a thread of its own, as another worker: what this one has read is no news to it.
+            with ThreadPoolExecutor(1) as pool:
+                theirs.extend(pool.submit(_all, other).result())
+
+        with running.broker(ledger=Sleeper(running.ledger, meanwhile)) as broker:
+            assert broker.claim(2) == []
+            assert (len(theirs), len(running.trials("random"))) == (2, 2)
+            assert broker.claim(2) == []
+
+
+def test_who_waits_for_others_reads_the_more_seldom_the_longer_reading_takes(running: Running) -> None:
+    now = [0.0]
+    read: list[str] = []
+    with running.broker(clock=lambda: now[0]) as broker:
+        _all(broker)
+        load = broker._load
+
+        def slowly(name: str) -> Load:
+            now[0] += 0.05
+            read.append(name)
+            return load(name)
+
+        broker._load = slowly  # type: ignore[method-assign]
+        now[0] += 10.0
+        assert broker.claim(1) == []
+        assert len(read) == 2, "both studies, in a tenth of a second"
+        for pause, times in ((0.3, 2), (0.6, 2), (0.2, 4)):
+            now[0] += pause
+            assert broker.claim(1) == []
+            assert len(read) == times
+
+
 class TestBatches:
+    def test_several_epochs_of_a_trial_are_stored_at_once(self, running: Running) -> None:
+        with running.broker() as broker:
+            claim = _claim(broker)
+            begun = [Reported(claim, _report(epoch), last=False) for epoch in (1, 2)]
+            assert broker.store(begun) == {}
+            assert broker.judge(begun) == {claim.lease.token: Verdict.CONTINUE}
+            other = _claim(broker)
+            whole = [Reported(other, _report(epoch), last=epoch == 3) for epoch in (1, 2, 3)]
+            assert broker.store(whole) == {other.lease.token: Verdict.FINISH}
+            ended = running.storage.get_trial(other.trial_id)
+            assert (ended.state, sorted(ended.intermediate_values)) == (TrialState.COMPLETE, [1, 2, 3])
+            assert check_history(running.database, running.experiment.id) == []
+
     def test_a_pool_is_claimed_stored_and_judged_at_once(self, database: Database) -> None:
         spec = small_spec(
             methods={"random": {}}, pruner={"name": "asha", "eta": 2}, budget={"trials": 40}, replicates=2

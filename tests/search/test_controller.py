@@ -21,9 +21,10 @@ from search.engines import trainer
 from search.events import Event, Preparing, Progress, Started, Stopping, Trouble
 from search.spec import ExperimentSpec
 from search.supervision import MAX_DEATHS, Interruption, Move, next_move
+from storage import queries
 from storage.curves import Curves
 from storage.database import Database
-from storage.errors import ExperimentBusy, ExperimentExists
+from storage.errors import DatabaseUnreachable, ExperimentBusy, ExperimentExists
 from storage.experiments import Experiments
 from tests.contracts.experiments import Running, prepared, small_spec
 from tests.contracts.fake_engine import FAKE, FOUR_SLOTS, LOG_VARIABLE, SECONDS_VARIABLE
@@ -240,6 +241,15 @@ class TestStop:
         assert interruption.name == "SIGTERM"
         assert signal.getsignal(signal.SIGTERM) is before
 
+    def test_a_third_signal_ends_what_does_not_look(self) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt), Interruption().listening():  # noqa: PT012
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait()
+        assert signal.getsignal(signal.SIGTERM) is before
+
     def test_elsewhere_than_in_the_main_thread_signals_are_left_alone(self) -> None:
         seen = []
 
@@ -319,6 +329,39 @@ class TestSupervision:
             running.database, running.storage, running.experiment, running.spec, resumed=False, on_event=print
         ).run(make_crew)
         assert outcome.state == "stopped"
+
+    def test_a_database_that_is_away_is_waited_for(
+        self, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who died meanwhile is not forgotten, and counts once."""
+        progress, calls = queries.progress, []
+
+        def sometimes(*asked: Any, **options: Any) -> Any:
+            calls.append(asked)
+            if len(calls) == 2:  # the first look at the crew
+                raise DatabaseUnreachable("it is away", retryable=True)
+            return progress(*asked, **options)
+
+        monkeypatch.setattr(queries, "progress", sometimes)
+        crew = ScriptedCrew([None], [None], [None, None], [None])
+        outcome = self._outcome(running, crew)
+        assert outcome.reason == "workers died 3 times without progress: its process died"
+        assert len(crew.hired) == 2 + 2 + 2
+
+    def test_one_that_can_not_be_reached_at_all_ends_the_run(
+        self, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        progress, calls = queries.progress, []
+
+        def gone(*asked: Any, **options: Any) -> Any:
+            calls.append(asked)
+            if len(calls) == 1:
+                return progress(*asked, **options)
+            raise DatabaseUnreachable("the password is wrong")
+
+        monkeypatch.setattr(queries, "progress", gone)
+        with pytest.raises(DatabaseUnreachable, match="the password is wrong"):
+            self._outcome(running, ScriptedCrew())
 
     def test_dead_workers_are_replaced_until_it_leads_nowhere(self, running: Running) -> None:
         crew = ScriptedCrew([None], [None, None], [None])

@@ -159,6 +159,15 @@ class TestLock:
         with database.lock("a", wait=False) as free:
             assert free
 
+    def test_held_for_moments_does_not_mind_that_the_server_closed_its_connection(self, database):
+        with database.lock("a", wait=False, idle_seconds=0.01) as held:
+            assert held
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> {}"
+        while database.scalar(others.format("pg_backend_pid()")):
+            pass
+        with database.lock("a", wait=False, idle_seconds=60) as held:
+            assert held
+
     def test_held_for_long_has_no_connection_that_the_server_closes_when_idle(self, database):
         lent = []
         event.listen(database._brief, "checkout", lambda *_: lent.append(1))

@@ -8,9 +8,9 @@ from datetime import UTC
 
 import pytest
 
+from storage.control import control_key
 from storage.database import Database, lock_number
 from storage.errors import ExperimentBusy, ExperimentExists, ExperimentNotFound, ValueRefused
-from storage.control import control_key
 from storage.experiments import Experiments
 
 STUDIES = [("grid", 0, "digits/grid/0"), ("grid", 1, "digits/grid/1"), ("tpe", 0, "digits/tpe/0")]
