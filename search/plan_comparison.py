@@ -49,7 +49,6 @@ def comparison_plan(spec: ExperimentSpec) -> ComparisonPlan | None:
     needed = replicates_needed(
         declared.meaningful, alpha=declared.alpha, power=declared.power, pairs=len(pairs)
     )
-    retrainings = len(spec.methods) * spec.replicates * declared.retrain.seeds
     return ComparisonPlan(
         axis=declared.axis,
         pairs=pairs,
@@ -60,9 +59,19 @@ def comparison_plan(spec: ExperimentSpec) -> ComparisonPlan | None:
         detects=found.text,
         replicates_needed=needed,
         meaningful=declared.meaningful,
-        retrainings=retrainings,
-        retraining_epochs=retrainings * spec.max_epochs(),
+        retrainings=retrainings(spec),
+        retraining_epochs=retraining_epochs(spec),
     )
+
+
+def retrainings(spec: ExperimentSpec) -> int:
+    """Winners of all studies, each with fresh seeds."""
+    return len(spec.methods) * spec.replicates * spec.comparison.retrain.seeds
+
+
+def retraining_epochs(spec: ExperimentSpec) -> int:
+    """The epochs of all retrainings, at most."""
+    return retrainings(spec) * spec.max_epochs()
 
 
 def pairs_of(spec: ExperimentSpec) -> tuple[tuple[str, str], ...]:
@@ -80,6 +89,15 @@ def comparison_notes(spec: ExperimentSpec, grid_size: int | None) -> list[str]:
     if grid_size is not None and grid_size < trials:
         notes.append(f"the grid has {grid_size} points, fewer than the {trials} trials of other methods")
     return notes + _few_seeds(spec) + _slips(spec)
+
+
+def winner_notes(spec: ExperimentSpec) -> list[str]:
+    """What the winners of a single method cost, which are retrained although nothing is compared."""
+    if retrainings(spec) == 0:
+        return []
+    seeds, epochs = spec.comparison.retrain.seeds, retraining_epochs(spec)
+    cost = f"{retrainings(spec):,} more trials, {epochs:,} more epochs at most"
+    return [f"winners are trained again with {seeds} fresh seeds and scored on the sealed test set: {cost}"]
 
 
 def _few_seeds(spec: ExperimentSpec) -> list[str]:

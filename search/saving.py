@@ -9,9 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from objectives.checkpoint_files import CheckpointError
-from storage.embedded import default_directory
-
 if TYPE_CHECKING:
     from search.claims import Claim
     from storage.records import ExperimentRecord
@@ -27,6 +24,8 @@ def checkpoint_folder(experiment: ExperimentRecord) -> Path:
 
     The name alone would not do: the same one in another database is another experiment.
     """
+    from storage.embedded import default_directory
+
     birth = hashlib.sha256(f"{experiment.id} {experiment.created_at.isoformat()}".encode()).hexdigest()[:12]
     return default_directory().parent / "checkpoints" / f"{experiment.name}-{birth}"
 
@@ -57,6 +56,8 @@ class Saver:
 
         Then the checkpoint before is kept, and the trial goes on: only a crash would cost more.
         """
+        from objectives.checkpoint_files import CheckpointError
+
         try:
             claim.folder.save(write, fingerprint=claim.fingerprint, epoch=epoch, attempt=claim.lease.attempt)
         except (OSError, CheckpointError) as error:

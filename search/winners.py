@@ -48,22 +48,24 @@ class Winners:
         self.studies: dict[str, RetrainingStudy] = {}
         """Those that hold retrainings, by name; of searches that are over and have a winner."""
 
-    def settle(self, loads: Mapping[str, Load], read: Callable[[str], Load]) -> None:
-        """See to it that the winner of every search that is over has its retrainings.
+    def settle(self, loads: Mapping[str, Load], read: Callable[[str], Load]) -> list[RetrainingStudy]:
+        """See to it that the winner of every search that is over has its retrainings; where it was looked at.
 
         `loads` may be old; `read` reads one anew, under the study's lock. A search that somebody else
         looks at now is left for the next time.
         """
+        opened: list[RetrainingStudy] = []
         for name, (method, replicate) in self._places.items():
             if not self._is_unsettled(name, loads) or not is_decided(loads[name], self._limits[name]):
                 continue
             frees = 2 * lease_seconds()  # should this process be stopped (SIGSTOP) in the middle
             with self._database.lock(study_lock(name), wait=False, idle_seconds=frees) as held:
                 if held and is_decided(load := read(name), self._limits[name]):
-                    self._open(method, replicate)
+                    opened += self._open(method, replicate)
                     self._settled[name] = load
+        return opened
 
-    def _open(self, method: str, replicate: int) -> None:
+    def _open(self, method: str, replicate: int) -> list[RetrainingStudy]:
         study = RetrainingStudy(self._storage, self._spec, method, replicate)
         lacking = study.lacking()
         if lacking:
@@ -72,8 +74,10 @@ class Winners:
             )
             failpoint("retraining.noted")
             study.enqueue(lacking)
-        if study.winner is not None:
-            self.studies[study.name] = study
+        if study.winner is None:
+            return []
+        self.studies[study.name] = study
+        return [study]
 
     def pending(self, loads: Mapping[str, Load]) -> bool:
         """Whether retrainings may come up that nobody has put in the queue yet.

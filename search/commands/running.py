@@ -199,8 +199,6 @@ def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
     except OSError as error:
         # What was found is stored and can be shown; a folder that can't be written must not hide it.
         files, unwritten = None, f"{error.filename or 'the report'}: {error.strerror or error}"
-    if files is not None and not options.no_notes:
-        note_in_dashboard(connection.url, comparison, analysis, contents, files.html)
     if options.as_json:
         body = {
             "experiment": outcome.experiment,
@@ -219,6 +217,8 @@ def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
             output.show("", f"report: {files.html.resolve()}")
     for note in analysis.notes:
         output.message(f"note: {note.text}")
+    if files is not None and not options.no_notes:
+        note_in_dashboard(connection.url, comparison, analysis, contents, files.html)
     code = _end(outcome, display.signal, again)
     if outcome.state == "finished" and all_failed(analysis):
         output.warn("every trial failed")

@@ -30,9 +30,10 @@ def test_from_file_to_score(shoal: Shoal) -> None:
     assert (plan["studies"], plan["grid_points"], plan["trials"]) == (6, 4, 24)
 
     ran = shoal("run", file, "--in-process")
-    assert "best validation accuracy" in ran.stdout
+    assert "Test accuracy of retrained winners" in ran.stdout
     assert ran.stdout.rstrip().endswith("reports/tiny/report.html")
     assert "24/24 trials" in ran.stderr
+    assert "winners retrained 12/12" in ran.stderr
     assert "Too few replicates" in ran.stderr
     assert (shoal.folder / "reports/tiny/report.html").stat().st_size > 1_000_000
 
@@ -66,7 +67,8 @@ def test_from_file_to_score(shoal: Shoal) -> None:
     }
     spent = sum(trial["epochs"] for trial in trials)
     assert sum(method["epochs"] for method in report["methods"]) == spent
-    assert report["test_readings"] == []
+    assert [reading["purpose"] for reading in report["test_readings"]] == ["retraining"] * 12
+    assert status["retraining"]["complete"] == status["retraining"]["planned"] == 12
 
     rows = list(csv.DictReader(io.StringIO(shoal("export", "tiny", "--what", "epochs").stdout)))
     assert len(rows) == spent
@@ -74,8 +76,10 @@ def test_from_file_to_score(shoal: Shoal) -> None:
     score = data(shoal("score", "tiny", "--json"))
     assert 0 < score["test"]["accuracy"] <= 1
     assert score["seed"] not in {0, 3}
-    (reading,) = data(shoal("report", "tiny", "--json"))["test_readings"]
-    assert reading["metrics"]["accuracy"] == score["test"]["accuracy"]
+    *declared, by_hand = data(shoal("report", "tiny", "--json"))["test_readings"]
+    assert declared == report["test_readings"]
+    assert by_hand["purpose"] == "score"
+    assert by_hand["metrics"]["accuracy"] == score["test"]["accuracy"]
 
     again = shoal("run", file, "--in-process", "--json")
     assert data(again)["resumed"] is True
@@ -139,7 +143,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_what_was_found(shoal: Sho
     file = shoal.write("file.yaml", tiny("search", *ONE_METHOD))
     shoal.write("reports", "a file where the folder should be")
     done = shoal("run", file, "--in-process", code=1)
-    assert "best validation accuracy of each study" in done.stdout
+    assert "Test accuracy of retrained winners" in done.stdout
     assert "finished in" in done.stderr
     assert "the report can't be written: reports" in done.stderr
     assert "next: shoal report search --out FOLDER" in done.stderr

@@ -38,6 +38,7 @@ ALL = (
     "plan",
     "run",
     "resume",
+    "retry",
     "stop",
     "status",
     "watch",

@@ -13,9 +13,10 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from objectives.base import TrialStart, derive_seed
+from objectives.base import EpochReport, TrialFailure, TrialStart, derive_seed
 from search import controller as module
-from search.claims import Claim
+from search.broker import Broker
+from search.claims import Claim, Reported, Verdict
 from search.compare.analysis import analyse
 from search.compare.collect import collect
 from search.controller import run_experiment
@@ -30,6 +31,7 @@ from storage.records import TestReading
 from storage.test_readings import TestReadings
 from tests.contracts.experiments import Running, prepared, small_spec
 from tests.contracts.fake_engine import FAKE, FOUR_SLOTS, SCORED_VARIABLE, FakeEngine
+from tests.contracts.ledger_contract import move_deadline
 
 SEEDS = 3
 RETRAINED = {"retrain": {"seeds": SEEDS}}
@@ -232,6 +234,28 @@ class TestGrowth:
         assert readings(database) == before
 
 
+def report_of(epoch: int, value: float = 0.5) -> EpochReport:
+    return EpochReport(
+        epoch=epoch,
+        train_loss=1.0,
+        validation_loss=1.0,
+        metrics={"accuracy": value},
+        gradient_norm=1.0,
+        learning_rate=0.1,
+        seconds=0.01,
+        images_per_second=10.0,
+    )
+
+
+def _end(broker: Broker, claim: Claim, value: float, epoch: int = 1) -> None:
+    said = [Reported(claim, report_of(epoch, value), last=True)]
+    assert set(broker.store(said).values()) == {Verdict.FINISH}
+
+
+def _winners(claims: Sequence[Claim]) -> list[int]:
+    return [claim.retrains.trial_number for claim in claims if claim.retrains is not None]
+
+
 def over(database: Database, spec: ExperimentSpec) -> None:
     """Run the searches alone."""
     run(database, spec.model_copy(update={"comparison": small_spec().comparison}))
@@ -338,6 +362,57 @@ class TestClaiming:
             assert reasons[0].startswith("trial ")
             assert reasons[0].endswith("has become the winner of small/random/0 since")
             assert reasons[1:] == ["is no retraining of a winner"]
+
+    def test_another_winner_is_noticed_with_the_end_that_made_it(self, database: Database) -> None:
+        """Also where no study is read again: the clock stands."""
+        spec = spec_of(methods={"random": {}}, budget={"trials": 2}, fixed={"epochs": 1})
+        with prepared(database, spec) as running, running.broker(clock=lambda: 0.0) as broker:
+            first, second = broker.claim(2)
+            _end(broker, first, 0.5)
+            broker.fail(second, TrialFailure(second.trial_id, "it broke", "here"))
+            broker.flush()
+            assert [claim.retrains and claim.retrains.trial_number for claim in broker.claim(9)] == [
+                0
+            ] * SEEDS
+            (retried,) = running.ledger.retry_failed(running.experiment.id)
+            broker.adopt(spec)
+            (again,) = broker.claim(9)
+            assert again.lease.number == retried.new_number == 2
+            _end(broker, again, 0.9)
+            assert [claim.retrains and claim.retrains.trial_number for claim in broker.claim(9)] == [
+                2
+            ] * SEEDS
+            assert broker.claim(1) == []
+            assert broker.exhausted
+
+    def test_leases_of_a_retraining_may_be_lost_while_the_search_grows(self, database: Database) -> None:
+        spec = spec_of(methods={"random": {}})
+        over(database, spec)
+        grown = spec_of(methods={"random": {}}, budget={"trials": 7})
+        with prepared(database, spec) as running, running.broker() as broker:
+            claims = broker.claim(9)
+            assert len(claims) == SEEDS
+            broker.adopt(grown)
+            move_deadline(database, -3600)
+            said = [Reported(claim, report_of(1), last=False) for claim in claims]
+            assert set(broker.store(said).values()) == {Verdict.TAKEN}
+            assert len(broker.lost()) == SEEDS
+            (new,) = broker.claim(9)
+            assert new.retrains is None
+            _end(broker, new, 0.0, epoch=3)
+            assert len(broker.claim(9)) == SEEDS, "of the same winner, going on"
+            assert broker.claim(1) == []
+            assert broker.exhausted
+
+    def test_an_epoch_of_a_retraining_is_never_judged(self, database: Database) -> None:
+        pruner = {"name": "median", "n_startup_trials": 0, "n_warmup_steps": 0}
+        spec = spec_of(methods={"random": {}}, pruner=pruner)
+        over(database, spec)
+        with prepared(database, spec) as running, running.broker() as broker:
+            claims = broker.claim(9)
+            said = [Reported(claim, report_of(1, 0.0), last=False) for claim in claims]
+            assert broker.store(said) == {}
+            assert set(broker.judge(said).values()) == {Verdict.CONTINUE}
 
     def test_an_engine_that_gives_no_score_fails_the_retraining(self, database: Database) -> None:
         spec = spec_of(methods={"random": {}})
