@@ -65,13 +65,13 @@ def spec_of(*kinds: str, points: int = 3, function: str = "trial", **changes: An
 
 
 def digits_spec(**changes: Any) -> ExperimentSpec:
-    """Four small CNNs on scikit-learn's digits, of six epochs each."""
+    """Four small CNNs on scikit-learn's digits, of twelve epochs each."""
     sections: dict[str, Any] = {
         "experiment": "digits",
         "seed": 3,
         "data": {"name": "digits", "limit": 300},
         "model": {"name": "cnn", "depth": 1, "width": 4, "dense": 8, "dropout": 0.2},
-        "fixed": {"epochs": 6, "optimizer": "adam", "batch_size": 64},
+        "fixed": {"epochs": 12, "optimizer": "adam", "batch_size": 64},
         "space": {"learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}},
         "methods": {"random": {}},
         "replicates": 1,
@@ -246,27 +246,32 @@ class Lab:
         assert ends == budget, events
         epochs = self.running.spec.max_epochs()
         assert all(row.epochs == epochs for row in rows if row.state == "complete" and not row.diverged)
-        self._curves_are_the_functions(rows)
+        wrong = self.mislabelled()
+        assert not wrong, wrong
 
-    def _curves_are_the_functions(self, rows: list[TrialRow]) -> None:
-        """Nothing is mislabelled: each point is what its own trial's values and seed give."""
+    def mislabelled(self) -> list[str]:
+        """Points of curves, and values of trials, that are not what the trial's own values and seed give."""
         if self.running.spec.objective is None:
-            return
+            return []
         with self.database.begin() as connection:
             noted = connection.execute(
                 text("SELECT trial_id, value_json FROM trial_user_attributes WHERE key = 'shoal:seed'")
             ).all()
         seeds = {trial_id: int(json.loads(value)) for trial_id, value in noted}
-        by_id = {row.trial_id: row for row in rows}
+        by_id = {row.trial_id: row for row in self.rows()}
+        wrong = []
         for point in Curves(self.database).of_experiment(self.running.experiment.id):
             row = by_id[point.trial_id]
             right = objectives.value_at(row.params["x"], seeds[row.trial_id], point.epoch)
             if point.diverged:
-                assert row.state == "complete"
                 right = -1.0
-            assert point.metrics["value"] == right, (row.number, point.epoch)
-            if row.state in ("complete", "pruned") and point.epoch == row.epochs:
-                assert row.value == right
+            place = f"{row.study_name} {row.number} epoch {point.epoch}"
+            if point.metrics["value"] != right:
+                wrong.append(f"{place}: {point.metrics['value']} instead of {right}")
+            last = row.state in ("complete", "pruned") and point.epoch == row.epochs
+            if last and (row.value != right or point.diverged != row.diverged):
+                wrong.append(f"{place}: the trial has {row.value} instead of {right}")
+        return wrong
 
 
 @contextmanager

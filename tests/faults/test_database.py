@@ -10,7 +10,6 @@ from sqlalchemy.engine import make_url
 
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
-from storage.ledger import LEASE_VARIABLE
 from storage.patience import PATIENCE_VARIABLE
 from tests.conftest import on_server
 from tests.faults.lab import Lab, kill_server, lab_of, spec_of, until
@@ -43,10 +42,16 @@ def test_a_restart_under_load_costs_nothing(
                 server.start()
             assert run.result().state == "finished"
         lab.sound(complete=12)
+        assert lab.events()["expired"] == lab.events()["requeued"] == 0
 
 
 def test_away_for_longer_than_leases_last(
-    database: Database, folder: Path, server: EmbeddedPostgres, slowly, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    folder: Path,
+    server: EmbeddedPostgres,
+    slowly: None,
+    short_leases: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Workers stop writing, wait, and claim anew under new leases; nothing is doubled."""
     monkeypatch.setenv(PATIENCE_VARIABLE, "0.5")
@@ -66,9 +71,8 @@ def test_away_for_longer_than_leases_last(
 
 
 def test_a_storm_of_workers_on_a_database_with_few_connections(
-    database: Database, folder: Path, server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+    database: Database, folder: Path, server: EmbeddedPostgres
 ) -> None:
-    monkeypatch.setenv(LEASE_VARIABLE, "30")
     name = make_url(database.url).database
     assert name
     on_server(server.start(), "ALTER DATABASE {} CONNECTION LIMIT 6", name)
@@ -91,10 +95,9 @@ def _waits_for_the_study(lab: Lab) -> bool:
 
 
 def test_a_long_lock_on_a_study_row_holds_up_claims_alone(
-    database: Database, folder: Path, slowly, monkeypatch: pytest.MonkeyPatch
+    database: Database, folder: Path, slowly: None
 ) -> None:
     """Trials under way are written and end meanwhile; the next ones begin when the lock is gone."""
-    monkeypatch.setenv(LEASE_VARIABLE, "30")
     spec = spec_of(points=6, methods={"random": {}})  # new trials, whose numbers the study's row guards
     with lab_of(database, spec, folder) as lab, lab.worker() as worker:
         until(lambda: lab.epochs() >= 1)

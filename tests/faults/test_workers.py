@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from storage.database import Database
 from storage.failpoints import VARIABLE as FAILPOINTS
-from storage.ledger import LEASE_VARIABLE, MAX_ATTEMPTS
+from storage.ledger import MAX_ATTEMPTS
 from tests.faults.lab import Lab, lab_of, spec_of, until
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,9 @@ def test_killed_in_the_middle_of_an_epoch(database: Database, folder: Path) -> N
         assert len(lab.trained()) == 3 * 3 + 1, "its function is called again for what it had said before"
 
 
-def test_killed_between_a_claim_and_the_first_beat(database: Database, folder: Path) -> None:
+def test_killed_between_a_claim_and_the_first_beat(
+    database: Database, folder: Path, short_leases: None
+) -> None:
     with lab_of(database, spec_of(points=1), folder) as lab:
         with lab.worker(**{FAILPOINTS: "ledger.claim.committed:kill"}) as worker:
             died(worker)
@@ -54,7 +56,8 @@ def test_killed_between_a_claim_and_the_first_beat(database: Database, folder: P
 
 
 LAST_WRITE = 4
-"""Of a trial of three epochs, alone: its values, then each epoch; the last one with the ending."""
+"""Of a trial of three epochs, alone: its values, then each epoch, the last one with the ending. All within
+a third of a lease, so that no beat is a write of its own."""
 
 
 @pytest.mark.parametrize(
@@ -62,10 +65,9 @@ LAST_WRITE = 4
     [("ledger.write.before", ["lost", "complete"]), ("ledger.write.committed", ["complete"])],
 )
 def test_killed_around_the_commit_of_a_result(
-    database: Database, folder: Path, place: str, states: list[str], monkeypatch: pytest.MonkeyPatch
+    database: Database, folder: Path, place: str, states: list[str]
 ) -> None:
     """Before: nothing is recorded, and it is run again. After: it is recorded once, and never run again."""
-    monkeypatch.setenv(LEASE_VARIABLE, "30")  # no beat that would be a write of its own
     with lab_of(database, spec_of(points=1), folder) as lab:
         with lab.worker(**{FAILPOINTS: f"{place}:kill@{LAST_WRITE}"}) as worker:
             died(worker)
@@ -118,7 +120,9 @@ def written_too_late(lab: Lab) -> int:
     )
 
 
-def test_a_sleeper_whose_trials_others_have_is_refused(database: Database, folder: Path) -> None:
+def test_a_sleeper_whose_trials_others_have_is_refused(
+    database: Database, folder: Path, short_leases: None
+) -> None:
     with lab_of(database, spec_of("gated"), folder) as lab, lab.worker("sleeper") as sleeper:
         asleep_past_its_lease(lab, sleeper)
         lab.finish()
@@ -131,7 +135,9 @@ def test_a_sleeper_whose_trials_others_have_is_refused(database: Database, folde
         assert lab.curves() == before
 
 
-def test_a_sleeper_is_refused_although_nobody_has_noticed(database: Database, folder: Path) -> None:
+def test_a_sleeper_is_refused_although_nobody_has_noticed(
+    database: Database, folder: Path, short_leases: None
+) -> None:
     """The deadline alone refuses it; then it starts over, under another lease."""
     with lab_of(database, spec_of("gated", points=1), folder) as lab, lab.worker("sleeper") as sleeper:
         asleep_past_its_lease(lab, sleeper)
