@@ -41,6 +41,8 @@ BASE = "one by one"
 
 FUSED = "fused"
 
+MODEL = Choice("cnn")
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -50,7 +52,7 @@ class Work:
     trials: int
     batch_sizes: Sequence[int] = (32, 64, 128)
     """Taken in turn; as are all losses and all optimizers but the one of full batches."""
-    model: Choice = Choice("cnn")
+    model: Choice = MODEL
     rungs: Sequence[int] = RUNGS
     seed: int = 1
     mixed: bool = True
@@ -78,7 +80,7 @@ class Work:
         return found
 
     def ends(self) -> dict[int, int]:
-        """Trial → the epoch after which it ends: of any three that reach a rung but the last, two end there."""
+        """Trial → the epoch after which it ends: of three that reach a rung but the last, two end there."""
         left = list(range(self.trials))
         ends: dict[int, int] = {}
         for rung in self.rungs[:-1]:

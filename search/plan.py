@@ -13,7 +13,13 @@ from typing import Any, TypeAlias
 
 from objectives.base import FULL_BATCH, ObjectiveError, Scalar, Task, TrialConfig
 from search.dimensions import Choices, Dimension
-from search.plan_comparison import ComparisonPlan, comparison_notes, comparison_plan
+from search.plan_comparison import (
+    ComparisonPlan,
+    comparison_notes,
+    comparison_plan,
+    retraining_epochs,
+    winner_notes,
+)
 from search.settings import GpSettings, MethodSettings, NoPruner, TpeSettings
 from search.spec import ExperimentSpec
 
@@ -108,8 +114,8 @@ class Plan:
     seconds: tuple[float, float] | None
     """Expected duration with all workers busy, by the fastest and the slowest measurement.
 
-    Training and validation of every epoch, and Gaussian-process asks; starting workers and storing
-    results come on top.
+    Training and validation of every epoch, the retraining of winners, and Gaussian-process asks;
+    starting workers and storing results come on top.
     """
     sampler_seconds: float
     """Part of it that Gaussian-process asks are expected to take."""
@@ -165,7 +171,9 @@ def make_plan(spec: ExperimentSpec, *, measure: Measure | None = None, workers: 
         metric=spec.metric,
         workers=workers,
         speeds=speeds,
-        seconds=_seconds(speeds, epochs * _per_epoch(images), sampler_seconds, workers),
+        seconds=_seconds(
+            speeds, (epochs + retraining_epochs(spec)) * _per_epoch(images), sampler_seconds, workers
+        ),
         sampler_seconds=sampler_seconds,
         comparison=comparison_plan(spec),
         notes=tuple(notes),
@@ -283,6 +291,8 @@ def _notes(spec: ExperimentSpec, grid_size: int | None) -> list[str]:
         notes.append(f"a study stops starting trials after {spec.budget.epochs:,} epochs")
     if len(spec.methods) > 1:
         notes += comparison_notes(spec, grid_size)
+    else:
+        notes += winner_notes(spec)
     for name, settings in spec.methods.items():
         notes += _method_notes(name, settings, trials)
     return notes

@@ -173,10 +173,13 @@ def _asked(question: Callable[[], ProgramChoice | None]) -> ProgramChoice | None
 def _affordable(config: TrialConfig, data: SearchData) -> TrialConfig:
     """The same with a batch that is not too large to be tried often."""
     config = replace(config, epochs=1_000_000)
-    if effective_batch_size(config, len(data.training_indices)) <= MOST_IMAGES:
+    images = len(data.training_indices)
+    if effective_batch_size(config, images) <= MOST_IMAGES:
         return config
     full = OPTIMIZERS[config.optimizer.name].full_batch
-    return replace(config, batch_size=MOST_IMAGES, optimizer=Choice("sgd") if full else config.optimizer)
+    # A last batch of a single image is nothing for batch normalisation.
+    size = MOST_IMAGES - 1 if images % MOST_IMAGES == 1 else MOST_IMAGES
+    return replace(config, batch_size=size, optimizer=Choice("sgd") if full else config.optimizer)
 
 
 def _pool(task: Task, config: TrialConfig, data: SearchData, sizes: Sizes, *, generic: bool) -> Pool:

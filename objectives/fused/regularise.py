@@ -35,7 +35,7 @@ def add_penalty(choice: Choice, strength: float, weights_P: Tensor, gradient_P: 
         value = value + first * weights_P.abs().sum()
     if second:
         gradient_P.add_(weights_P, alpha=second)
-        value = value + second / 2 * torch.dot(weights_P, weights_P)
+        value = value + second / 2 * weights_P.square().sum()  # `dot` rounds as memory is aligned
     return value
 
 

@@ -66,7 +66,9 @@ def test_time_is_a_range_over_the_measured_corners() -> None:
         ({"batch_size": 32}, 320.0),
         ({"batch_size": 128}, 1280.0),
     ]
-    images = 192 * (one.train_images + one.validation_images / 3)
+    assert one.comparison is not None
+    assert one.comparison.retraining_epochs == 2 * 3 * 10 * 4
+    images = (192 + 240) * (one.train_images + one.validation_images / 3)
     assert one.seconds == pytest.approx((images / 1280, images / 320))
     assert two.seconds == pytest.approx((images / 1280 / 2, images / 320 / 2))
 
@@ -112,6 +114,15 @@ def test_notes() -> None:
     assert "an ask of gp costs about 0.9 s" in notes(methods={"gp": {}})
     assert "tpe runs 8 trials of a study at once" in notes(methods={"tpe": {"in_flight": 8}})
     assert "tpe runs any number of trials" in notes(methods={"tpe": {"in_flight": None}})
+
+
+def test_a_single_method_says_what_its_winners_cost() -> None:
+    again = (
+        "trained again with 10 fresh seeds and scored on the sealed test set: 30 more trials, 120 more epochs"
+    )
+    assert again in notes(methods={"random": {}})
+    assert again not in notes()  # the plan of the comparison says it
+    assert "trained again" not in notes(methods={"random": {}}, comparison={"retrain": {"seeds": 0}})
 
 
 def test_what_is_declared_and_can_be_shown() -> None:

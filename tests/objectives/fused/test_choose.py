@@ -50,6 +50,20 @@ def test_both_ways_are_tried(batch_size: int | None) -> None:
     assert found.bytes_per_slot == in_slot + copied
 
 
+def test_large_batches_are_tried_as_smaller_ones_that_leave_no_single_image() -> None:
+    data = load(TASK.data, 0, CPU)
+    data = dataclasses.replace(data, training_indices=data.training_indices.repeat(3)[:321])
+    for size in (None, 321):
+        affordable = choose._affordable(dataclasses.replace(GOOD, batch_size=size), data)
+        assert affordable.batch_size == choose.MOST_IMAGES
+    odd = dataclasses.replace(
+        data, training_indices=data.training_indices.repeat(2)[: choose.MOST_IMAGES + 1]
+    )
+    config = dataclasses.replace(GOOD, batch_size=None, optimizer=Choice("gradient_descent"))
+    affordable = choose._affordable(config, odd)
+    assert (affordable.batch_size, affordable.optimizer.name) == (choose.MOST_IMAGES - 1, "sgd")
+
+
 def test_trials_that_diverge_are_tried_like_others() -> None:
     assert tried(dataclasses.replace(GOOD, learning_rate=1e30, optimizer=Choice("sgd"))).fused > 0
 

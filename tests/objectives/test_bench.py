@@ -1,0 +1,111 @@
+"""What benchmarks time: every way trains the same trials for the same epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from objectives.base import Choice, DataSpec, EpochEnd, ObjectiveError, Task, TrialFailure, TrialStart
+from objectives.bench import BASE, FUSED, Ran, Work, measured, run, table, timed, ways
+from objectives.fused import FusedEngine
+from objectives.losses import LOSSES
+from objectives.trainer import PlainEngine
+
+DATA = DataSpec(name="digits", limit=100)
+SMALL = Choice("cnn", {"depth": 1, "width": 2, "dense": 4})
+WORK = Work(DATA, trials=6, model=SMALL, rungs=(1, 2), batch_sizes=(16, 48))
+
+
+class Counting(PlainEngine):
+    """Counts what its trials reported."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task, "cpu")
+        self.epochs: dict[int, int] = {}
+        self.images = 0.0
+
+    def advance(self) -> Sequence[EpochEnd | TrialFailure]:
+        events = super().advance()
+        for event in events:
+            assert isinstance(event, EpochEnd)
+            self.epochs[event.trial_id] = event.report.epoch
+        return events
+
+
+def test_trials_end_as_under_successive_halving() -> None:
+    ends = list(Work(DATA, trials=27).ends().values())
+    assert [ends.count(epochs) for epochs in (1, 3, 9)] == [18, 6, 3]
+
+
+def test_trials_differ_in_all_that_one_program_mixes() -> None:
+    configs = [start.config for start in Work(DATA, trials=56).starts()]
+    assert {config.loss.name for config in configs} == set(LOSSES)
+    assert len({(config.loss.name, config.optimizer.name) for config in configs}) == 56
+    assert {config.batch_size for config in configs} == {32, 64, 128}
+    alike = [start.config for start in Work(DATA, trials=5, mixed=False, batch_sizes=(32,)).starts()]
+    assert alike == [alike[0]] * 5
+
+
+def test_every_trial_is_trained_to_its_end_and_no_further() -> None:
+    engine = Counting(Task(data=DATA))
+    run(engine, WORK.starts(), WORK.ends())
+    assert engine.epochs == WORK.ends() == {0: 2, 1: 1, 2: 1, 3: 2, 4: 1, 5: 1}
+    assert engine.free_slots == 1
+    assert WORK.images() == 80 * 8
+
+
+def test_a_trial_that_fails_is_told() -> None:
+    (start,) = Work(DATA, trials=1, model=Choice("cnn", {"depth": 9})).starts()
+    with pytest.raises(ObjectiveError, match="trial 0"):
+        run(
+            PlainEngine(Task(data=DATA), "cpu"),
+            [TrialStart(trial_id=0, config=start.config, seed=1, split_seed=0, checkpoint=None)],
+            {0: 1},
+        )
+
+
+def test_slots_are_refilled_in_one_program() -> None:
+    engine = FusedEngine(Task(data=DATA), "cpu", slots=2, images_per_row=16)
+    ran = timed(engine, WORK.starts(), WORK.ends())
+    assert ran.programs == 1
+    assert ran.occupancy is not None
+    assert 0.5 < ran.occupancy <= 1
+    assert ran.cpu_seconds is not None
+    assert ran.cpu_seconds > 0
+
+
+def test_rates_and_ratios() -> None:
+    results = {
+        BASE: [Ran(4.0, 2.0), Ran(8.0, 4.0)],
+        FUSED: [Ran(4.0, 1.0, 0.9, 1), Ran(4.0, 1.0, 0.9, 1)],
+        "2 processes": [Ran(2.0, None), Ran(2.0, None)],
+    }
+    rows = {row["way"]: row for row in table(results, WORK)}
+    assert rows[BASE]["ratio"] == {"median": 1.0, "least": 1.0, "most": 1.0}
+    assert rows[FUSED]["ratio"] == {"median": 3.0, "least": 2.0, "most": 4.0}
+    assert rows[FUSED]["images_per_cpu_second"] == {"median": 640.0, "least": 640.0, "most": 640.0}
+    assert rows["2 processes"]["ratio"] == {"median": 3.0, "least": 2.0, "most": 4.0}
+    assert (rows[FUSED]["ratio_of"], rows["2 processes"]["ratio_of"]) == ("CPU seconds", "seconds")
+    assert rows["2 processes"]["images_per_second"] == {"median": 320.0, "least": 320.0, "most": 320.0}
+    assert rows["2 processes"]["trials_per_hour"] == {"median": 10800.0, "least": 10800.0, "most": 10800.0}
+
+
+def test_ways_take_turns() -> None:
+    order: list[str] = []
+
+    def way(name: str) -> Ran:
+        order.append(name)
+        return Ran(1.0, 1.0)
+
+    found = measured({"a": lambda: way("a"), "b": lambda: way("b")}, 2)
+    assert order == ["a", "b", "a", "b", "b", "a"]
+    assert {name: len(ran) for name, ran in found.items()} == {"a": 2, "b": 2}
+
+
+@pytest.mark.slow
+def test_every_way_trains_the_work() -> None:
+    with ways(WORK, "cpu", processes=(2,)) as found:
+        assert list(found) == [BASE, FUSED, "as chosen (default)", "2 processes"]
+        for way in found.values():
+            assert way().seconds > 0
