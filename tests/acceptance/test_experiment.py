@@ -89,7 +89,7 @@ def test_from_file_to_score(shoal: Shoal) -> None:
 def test_another_space_under_the_same_name_is_a_conflict(shoal: Shoal) -> None:
     one = tiny("taken", *ONE_METHOD)
     shoal("run", shoal.write("a.yaml", one), "--in-process")
-    other = shoal.write("b.yaml", one.replace("high: 0.3", "high: 0.4"))
+    other = shoal.write("b.yaml", one.replace("high: 0.3", "high: 0.2"))
     refused = shoal("run", other, "--in-process", code=4)
     assert "space.learning_rate.high" in refused.stderr
     assert refused.stdout == ""
