@@ -112,17 +112,16 @@ def test_cpu_seconds_against_stock_optuna(stored: str) -> None:
 
 @pytest.mark.slow
 def test_the_benchmark_runs(tmp_path: Path) -> None:
-    """Its command, small; what it says of counts is exact at any size."""
+    """Its command, small and in part; what it says of counts is exact at any size."""
     output = tmp_path / "storage.json"
-    command = [sys.executable, "-m", "tests.benchmarks.storage", "--quick", "--output", str(output)]
+    module = [sys.executable, "-m", "tests.benchmarks.storage"]
+    command = [*module, "--quick", "--parts", "counts", "costs", "--output", str(output)]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(output.read_text())
-    assert set(found) >= {"counts", "costs", "lives", "rates"}
+    assert set(found) >= {"counts", "costs"}
     assert found["counts"]["stock"]["life alone"]["round_trips"] == 349
     report = found["counts"]["worker"]["report"]
     assert report == {"round_trips": 1, "statements": 5, "commits": 1, "for": 8, "done": 8}
     assert found["costs"]["ratios"]["stock / batch"]["60"]["report + decide"]["ms"] > 1
-    rates = [*found["rates"]["reports"], *found["rates"]["reports with decisions"]]
-    assert all(rate["per_second"] > 0 for rate in rates)
