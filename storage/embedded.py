@@ -114,6 +114,11 @@ class EmbeddedPostgres:
                         self._launch()
             return self._access.url()
 
+    def administrator_url(self) -> str:
+        """Its URL as the superuser, once it was started; for `shoal db roles` alone."""
+        with self._explained():
+            return self._access.administrator_url()
+
     def stop(self) -> None:
         """Stop the server, ending its connections; nothing happens if it doesn't run.
 

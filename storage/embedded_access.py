@@ -65,6 +65,10 @@ class Access:
         """How to connect, as SQLAlchemy and Optuna take it; with its password unless `masked`."""
         return self._render(self.port(), "***" if masked else self.password(OWNER))
 
+    def administrator_url(self) -> str:
+        """How to connect as the superuser, for what the owner may not do: making roles."""
+        return self._render(self.port(), self.password(SUPERUSER), SUPERUSER)
+
     def probe(self, version: list[str] | None = None) -> Probe:
         """Connect once as an ordinary client would; appends the server's version if it is wanted."""
         if self.port() is None or not self._credentials.exists():
@@ -125,8 +129,8 @@ class Access:
         return parameters
 
     @staticmethod
-    def _render(port: int | None, password: str) -> str:
-        return f"postgresql+psycopg2://{OWNER}:{password}@127.0.0.1:{port}/{DATABASE}?sslmode=disable"
+    def _render(port: int | None, password: str, user: str = OWNER) -> str:
+        return f"postgresql+psycopg2://{user}:{password}@127.0.0.1:{port}/{DATABASE}?sslmode=disable"
 
 
 def write_private(path: Path, text: str) -> None:

@@ -41,6 +41,10 @@ class DatabaseUnsuitable(StorageError):
     """The database answers but can't be used: too old, a schema from a newer shoal, a missing right."""
 
 
+class FileUnsuitable(StorageError):
+    """A file that was named can't be used: no backup, no password, not to be read or written."""
+
+
 class EmbeddedError(StorageError):
     """The embedded Postgres can't be started, stopped or used."""
 
@@ -65,6 +69,14 @@ class ExperimentBusy(StorageError):
     """Another controller runs the experiment."""
 
     retryable = True
+
+
+class ScheduleExists(StorageError):
+    """A schedule of that name exists with other settings."""
+
+
+class ScheduleNotFound(StorageError):
+    """No schedule of that name."""
 
 
 class StudyNotFound(StorageError):

@@ -26,9 +26,12 @@ ON CONFLICT (name) DO NOTHING
 RETURNING {COLUMNS}
 """  # noqa: S608 (only our own constants are put in)
 
-ADD_STUDY = """
+ADD_STUDIES = """
 INSERT INTO shoal.experiment_studies (experiment_id, method, replicate, name, role)
-VALUES (:experiment_id, :method, :replicate, :name, :role)
+SELECT :experiment_id, said.method, said.replicate, said.name, :role
+FROM unnest(CAST(:methods AS text[]), CAST(:replicates AS int[]), CAST(:names AS text[]))
+    WITH ORDINALITY AS said(method, replicate, name, place)
+ORDER BY said.place
 ON CONFLICT (experiment_id, method, replicate, role) DO NOTHING
 """
 
@@ -45,6 +48,10 @@ WHERE locktype = 'advisory' AND objsubid = 1 AND granted
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 """The numbers of the advisory locks that are held in this database; Postgres shows each in two halves."""
+
+BEGIN = (
+    "UPDATE shoal.experiments SET state = 'running', updated_at = now() WHERE id = :id AND state = 'created'"
+)
 
 REQUEST_STOP = "UPDATE shoal.experiments SET stop_requested = :flag, updated_at = now() WHERE id = :id"
 
@@ -143,6 +150,11 @@ class Experiments:
         """Store how far it is. Raises `ExperimentNotFound`; `ValueRefused` for an unknown state."""
         self._update(SET_STATE, id=experiment_id, state=state)
 
+    def begin(self, experiment_id: int) -> None:
+        """Store that one which was created is running; any other state stays."""
+        with self.database.begin() as connection:
+            connection.execute(text(BEGIN), {"id": experiment_id})
+
     def request_stop(self, experiment_id: int, flag: bool = True) -> None:
         """Ask the controller to stop, or take that back. Raises `ExperimentNotFound`."""
         self._update(REQUEST_STOP, id=experiment_id, flag=flag)
@@ -199,20 +211,21 @@ class Experiments:
 def _add_studies(
     connection: Connection, experiment_id: int, studies: Studies, role: StudyRole = "search"
 ) -> None:
+    """All in one statement."""
+    values = {
+        "experiment_id": experiment_id,
+        "role": role,
+        "methods": [method for method, _, _ in studies],
+        "replicates": [replicate for _, replicate, _ in studies],
+        "names": [name for _, _, name in studies],
+    }
     try:
-        for method, replicate, name in studies:
-            values = {
-                "experiment_id": experiment_id,
-                "method": method,
-                "replicate": replicate,
-                "name": name,
-                "role": role,
-            }
-            connection.execute(text(ADD_STUDY), values)
+        connection.execute(text(ADD_STUDIES), values)
     except IntegrityError as error:
         if constraint_of(error) != "experiment_studies_name_unique":
             raise
-        message = f"the study name {name!r} is already taken by another study"
+        detail = getattr(getattr(error.orig, "diag", None), "message_detail", None)
+        message = f"a study name is already taken by another study: {detail}"
     else:
         return
     raise ValueRefused(message)

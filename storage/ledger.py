@@ -171,8 +171,11 @@ class Ledger(Protocol):
     done. Raises `DatabaseUnreachable` when the database stays away for longer than it waits.
     """
 
-    def register(self, name: str) -> int:
-        """Note that a worker of that name starts, on this host and in this process; its id."""
+    def register(self, name: str, told: Mapping[str, Any] | None = None) -> int:
+        """Note that a worker of that name starts, on this host and in this process; its id.
+
+        `told`: how it trains, for the event log.
+        """
 
     def retire(self, worker_id: int) -> None:
         """Note that a worker ended. Leases that it still holds go back to the queue at once."""
@@ -185,7 +188,8 @@ class Ledger(Protocol):
         `of`: how many trials the study had when it was found that it may have `new` more; none is
         made if it has another number by now. Whoever found that may have been stopped since, or cut
         off, and with it lost the study's lock to others who counted as well.
-        Of the queue, trials that have begun before come first, then by number. A trial in
+        Of the queue, trials that have values come first, then by number: what was begun goes on before
+        anything begins, and one whose worker died before it was drawn is not begun. A trial in
         Optuna's tables is RUNNING from the same transaction on that gives its lease, so there is
         no moment at which it runs without one. Numbers are dense and distinct also beside stock
         Optuna clients. Gives nothing where another client holds the study's row for longer than a

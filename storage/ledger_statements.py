@@ -8,6 +8,10 @@ then trials by id with their attempts.
 
 from __future__ import annotations
 
+SEED_KEY = "shoal:seed"
+"""User attribute of a trial that one of our workers runs or has run. What goes back to the queue loses it: a
+foreign client that takes it from there takes none of our places, however that client ends."""
+
 NOW = "timezone('UTC', clock_timestamp())"
 """The moment, as Optuna stores it."""
 
@@ -29,7 +33,7 @@ WITH made AS (
     RETURNING id
 ), told AS (
     INSERT INTO shoal.events (kind, worker_id, write, detail)
-    SELECT 'registered', id, %(write)s, json_build_object('name', CAST(%(name)s AS text)) FROM made
+    SELECT 'registered', id, %(write)s, CAST(%(told)s AS json) FROM made
     WHERE NOT EXISTS (SELECT FROM shoal.workers WHERE registration = %(write)s)
 )
 SELECT id FROM made
@@ -53,7 +57,7 @@ picked AS MATERIALIZED (
     WHERE studies.study_name = %(study)s AND trial.state = 'WAITING' AND EXISTS (SELECT FROM held)
       AND NOT EXISTS (
         SELECT FROM shoal.attempts WHERE attempts.trial_id = trial.trial_id AND attempts.state = 'running')
-    ORDER BY NOT EXISTS (SELECT FROM shoal.attempts WHERE attempts.trial_id = trial.trial_id), trial.number
+    ORDER BY NOT EXISTS (SELECT FROM trial_params WHERE trial_params.trial_id = trial.trial_id), trial.number
     LIMIT %(waiting)s
     FOR NO KEY UPDATE OF trial SKIP LOCKED
 ), begun AS (
@@ -100,21 +104,28 @@ WHERE attempt.worker_id = %(worker)s AND attempt.state = 'running' AND attempt.l
 ORDER BY attempt.token;
 """  # noqa: S608
 
-LEASES = """
+_LEASES = """
 SELECT place.known, attempt.trial_id, attempt.trial_number, attempt.number, attempt.token, attempt.deadline,
-       (SELECT json_agg(json_build_array(param_name, param_value, distribution_json) ORDER BY param_id)
-        FROM trial_params WHERE trial_params.trial_id = attempt.trial_id),
-       (SELECT value_json FROM trial_system_attributes AS fixed
-        WHERE fixed.trial_id = attempt.trial_id AND fixed.key = 'fixed_params'),
-       (SELECT json_object_agg(key, value_json) FROM trial_user_attributes AS noted
-        WHERE noted.trial_id = attempt.trial_id),
-       (SELECT max(epoch) FROM shoal.epochs WHERE epochs.trial_id = attempt.trial_id)
+       {history}
 FROM (SELECT EXISTS (SELECT FROM shoal.experiment_studies WHERE name = %(study)s)
          AND EXISTS (SELECT FROM studies WHERE study_name = %(study)s) AS known) AS place
 LEFT JOIN shoal.attempts AS attempt
        ON attempt.worker_id = %(worker)s AND attempt.state = 'running' AND attempt.last_write = %(write)s
 ORDER BY attempt.token
 """
+
+LEASES = _LEASES.format(
+    history="""
+       (SELECT json_agg(json_build_array(param_name, param_value, distribution_json) ORDER BY param_id)
+        FROM trial_params WHERE trial_params.trial_id = attempt.trial_id),
+       (SELECT value_json FROM trial_system_attributes AS fixed
+        WHERE fixed.trial_id = attempt.trial_id AND fixed.key = 'fixed_params'),
+       (SELECT json_object_agg(key, value_json) FROM trial_user_attributes AS noted
+        WHERE noted.trial_id = attempt.trial_id),
+       (SELECT max(epoch) FROM shoal.epochs WHERE epochs.trial_id = attempt.trial_id)"""
+)
+NEW_LEASES = _LEASES.format(history="NULL, NULL, NULL, NULL")
+"""Of trials that were made with the claim, which have no history."""
 
 # ---- write ----
 
@@ -216,17 +227,11 @@ SET attempt = excluded.attempt, train_loss = excluded.train_loss,
 # A trial that went on from before an epoch which an earlier attempt had reported may end there:
 # then what came after is no part of its curve.
 CUT = f"""
-WITH ended AS (
-    SELECT attempt.trial_id, attempt.last_step
-    FROM json_to_recordset(CAST(%(endings)s AS json)) AS said(token bigint, state text)
-    JOIN shoal.attempts AS attempt ON attempt.token = said.token AND {PASSED}
-    WHERE said.state IN ('complete', 'pruned') AND attempt.last_step IS NOT NULL
-), cut AS (
-    DELETE FROM trial_intermediate_values AS point USING ended
-    WHERE point.trial_id = ended.trial_id AND point.step > ended.last_step
-)
-DELETE FROM shoal.epochs AS point USING ended
-WHERE point.trial_id = ended.trial_id AND point.epoch > ended.last_step;
+SELECT shoal.cut_curves(array_agg(attempt.token ORDER BY attempt.trial_id), true)
+FROM json_to_recordset(CAST(%(endings)s AS json)) AS said(token bigint, state text)
+JOIN shoal.attempts AS attempt ON attempt.token = said.token AND {PASSED}
+WHERE said.state IN ('complete', 'pruned') AND attempt.number > 1
+HAVING count(*) > 0;
 """  # noqa: S608
 
 # A pruned trial's value is its last report, as Optuna's `tell` has it (optuna/study/_tell.py).
@@ -269,6 +274,9 @@ WITH ended AS MATERIALIZED (
     SET state = CAST(fate.becomes AS trialstate),
         datetime_complete = CASE WHEN fate.becomes = 'WAITING' THEN trial.datetime_complete ELSE {NOW} END
     FROM fate WHERE trial.trial_id = fate.trial_id
+), unmarked AS (
+    UPDATE trial_user_attributes AS mark SET value_json = 'null' FROM fate
+    WHERE mark.trial_id = fate.trial_id AND mark.key = '{SEED_KEY}' AND fate.becomes = 'WAITING'
 ), closed AS (
     UPDATE shoal.attempts AS attempt
     SET state = CASE fate.said_state WHEN 'retry' THEN 'failed' ELSE fate.said_state END,

@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from storage.database import OPTUNA_REVISION, UNDEFINED_TABLE, engine_settings, sqlstate
+from storage.errors import DatabaseUnsuitable
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -36,6 +37,7 @@ def open_optuna_storage(database_url: str) -> BaseStorage:
         if found is None:
             # Stock Optuna makes them, and fails when two processes do so together: hence the lock.
             with storage.wire.database.lock("optuna's tables"):
+                _check_right(storage.wire)
                 close_optuna_storage(_stock(storage.wire.url))
             found = _revision(storage.wire)
     except BaseException:
@@ -78,6 +80,18 @@ def _revision(wire: Wire) -> str | None:
             return None
         raise
     return str(rows[0][0]) if rows else None
+
+
+def _check_right(wire: Wire) -> None:
+    (role, allowed), *_ = wire.database.script(
+        "SELECT current_user, has_schema_privilege(current_schema(), 'CREATE')", ()
+    )
+    if not allowed:
+        raise DatabaseUnsuitable(
+            f"the database {wire.database.masked_url} has none of Optuna's tables, and the role {role} may "
+            "not make them: run `shoal db migrate` as the role that owns the tables (shoal_owner), or grant "
+            "the right (GRANT CREATE ON SCHEMA public)"
+        )
 
 
 def _stock(url: str) -> BaseStorage:

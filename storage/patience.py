@@ -20,6 +20,17 @@ SHORTEST_WAIT, LONGEST_WAIT = 0.02, 2.0
 """Seconds; the wait doubles from one to the other."""
 
 
+class Tally:
+    """What this process has been through; only ever grows."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+        """Tries that followed one in which the database was away, full or busy."""
+
+
+tally = Tally()
+
+
 def patience() -> float:
     """Seconds to wait for the database; `SHOAL_DATABASE_PATIENCE` overrides the default."""
     given = os.environ.get(PATIENCE_VARIABLE, "")
@@ -39,6 +50,7 @@ def pauses(seconds: float) -> Iterator[None]:
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(random.uniform(0, wait) + SHORTEST_WAIT / 2, left))
         wait = min(wait * 2, LONGEST_WAIT)
+        tally.waits += 1
         yield
 
 

@@ -32,7 +32,12 @@ SET slots = LEAST(held.slots, excluded.slots), rows = LEAST(held.rows, excluded.
 RETURNING {COLUMNS}
 """  # noqa: S608
 
-ALL = f"SELECT {COLUMNS} FROM shoal.programs WHERE experiment_id = :id ORDER BY id"  # noqa: S608
+PRECISION = "precision"
+"""In the place of a program: what is decided is the precision of all programs, kept as the reason."""
+
+ALL = f"""
+SELECT {COLUMNS} FROM shoal.programs WHERE experiment_id = :id AND program <> '{PRECISION}' ORDER BY id
+"""  # noqa: S608
 
 
 class Programs:
@@ -71,7 +76,7 @@ class Programs:
         raise ExperimentNotFound(f"there is no experiment with id {experiment_id}")
 
     def of_experiment(self, experiment_id: int) -> list[ProgramRecord]:
-        """All decisions of an experiment, oldest first."""
+        """All decisions about programs of an experiment, oldest first."""
         with self.database.begin() as connection:
             return [
                 ProgramRecord(**row)

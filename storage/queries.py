@@ -106,7 +106,8 @@ SELECT chosen.study_name, chosen.method, chosen.replicate, chosen.number, chosen
        coalesce(curve.epochs, reported.epochs, 0) AS epochs, coalesce(curve.seconds, 0) AS seconds,
        coalesce(tried.attempts, 0) AS attempts, noted.reason, tried.reason AS attempt_reason,
        coalesce(noted.diverged, curve.diverged, false) AS diverged,
-       coalesce(tried.sampler_seconds, 0) AS sampler_seconds, chosen.started_at, chosen.ended_at
+       coalesce(tried.sampler_seconds, 0) AS sampler_seconds, chosen.started_at, chosen.ended_at,
+       noted.shared_with, noted.shared_epochs
 FROM chosen
 LEFT JOIN LATERAL (
     SELECT array_agg(param_name ORDER BY param_id) AS names,
@@ -130,8 +131,12 @@ LEFT JOIN LATERAL (
 ) AS tried ON true
 LEFT JOIN LATERAL (
     SELECT max(value_json) FILTER (WHERE key = 'reason') AS reason,
-           bool_or(value_json = 'true') FILTER (WHERE key = 'diverged') AS diverged
-    FROM trial_user_attributes WHERE trial_id = chosen.trial_id AND key IN ('reason', 'diverged')
+           bool_or(value_json = 'true') FILTER (WHERE key = 'diverged') AS diverged,
+           max(value_json) FILTER (WHERE key = 'shoal:shared_with') AS shared_with,
+           max(value_json) FILTER (WHERE key = 'shoal:shared_epochs') AS shared_epochs
+    FROM trial_user_attributes
+    WHERE trial_id = chosen.trial_id
+      AND key IN ('reason', 'diverged', 'shoal:shared_with', 'shoal:shared_epochs')
 ) AS noted ON true
 """
 
@@ -268,6 +273,7 @@ def _trial(row: Any) -> TrialRow:
     (
         study_name, method, replicate, number, trial_id, state, value, names, numbers, distributions,
         epochs, seconds, attempts, noted, of_attempt, diverged, sampler_seconds, started_at, ended_at,
+        shared_with, shared_epochs,
     ) = row  # fmt: skip
     drawn = zip(names or (), numbers or (), distributions or (), strict=True)
     return TrialRow(
@@ -287,4 +293,6 @@ def _trial(row: Any) -> TrialRow:
         diverged=diverged,
         started_at=started_at,
         ended_at=ended_at,
+        shared_with=str(json.loads(shared_with)) if shared_with is not None else None,
+        shared_epochs=int(shared_epochs or 0),
     )

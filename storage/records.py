@@ -41,6 +41,10 @@ StudyRole: TypeAlias = Literal["search", "retraining"]
 Purpose: TypeAlias = Literal["score", "retraining"]
 """Why the test set was read: by hand, or of a study's winner with a fresh seed, as the file declared."""
 
+LaunchState: TypeAlias = Literal["submitted", "running", "finished", "stopped", "failed", "lost"]
+"""submitted → running → finished | stopped | failed, as the driver says itself; lost: it ended, or never
+began, and said nothing."""
+
 TrialState: TypeAlias = Literal["waiting", "running", "complete", "pruned", "failed"]
 """Optuna's states in our words; its FAIL is `failed`."""
 
@@ -105,6 +109,18 @@ class AttemptRecord:
     traceback: str | None
     started_at: datetime
     ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrewMember:
+    """A worker that held trials of an experiment."""
+
+    name: str
+    host: str
+    told: Mapping[str, Any]
+    """What it said of itself when it registered: `trainer`, `device`, `slots`; nothing of older ones."""
+    most_held: int
+    """The most trials that it held at once, those that it had claimed ahead among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +203,10 @@ class TrialRow:
     diverged: bool
     started_at: datetime | None
     ended_at: datetime | None
+    shared_with: str | None = None
+    """The study whose trial of equal values and seed was trained for this one as well."""
+    shared_epochs: int = 0
+    """Epochs that were not trained for this one therefore; they and their seconds count all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,3 +235,26 @@ class TestReading:
     purpose: Purpose = "score"
     retraining_trial_id: int | None = None
     """Of a retraining: the trial that trained it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchRecord:
+    """One submission of an experiment to a cluster; see `storage.models.Launch`."""
+
+    id: int
+    experiment_id: int
+    generation: int
+    submission: str
+    address: str
+    options: Mapping[str, Any]
+    state: LaunchState
+    reason: str | None
+    exit_code: int | None
+    submitted_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its driver is known to have ended."""
+        return self.ended_at is not None

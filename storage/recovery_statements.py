@@ -5,7 +5,7 @@ As in `storage.ledger_statements`: in the driver's notation, locks in one order,
 
 from __future__ import annotations
 
-from storage.ledger_statements import EVENT, NOW, OF_ATTEMPT
+from storage.ledger_statements import EVENT, NOW, OF_ATTEMPT, SEED_KEY
 
 OVER = """attempt.state = 'running' AND study.experiment_id = %(experiment)s
      AND (attempt.deadline <= clock_timestamp() OR attempt.worker_id = ANY(%(dead)s))"""
@@ -36,6 +36,10 @@ WITH over AS MATERIALIZED (
     SET state = CASE WHEN given_up THEN CAST('FAIL' AS trialstate) ELSE 'WAITING' END,
         datetime_complete = CASE WHEN given_up THEN {NOW} ELSE trial.datetime_complete END
     FROM fate WHERE trial.trial_id = fate.trial_id AND fate.trial_state = 'RUNNING'
+), unmarked AS (
+    UPDATE trial_user_attributes AS mark SET value_json = 'null' FROM fate
+    WHERE mark.trial_id = fate.trial_id AND mark.key = '{SEED_KEY}'
+      AND fate.trial_state = 'RUNNING' AND NOT fate.given_up
 ), closed AS (
     UPDATE shoal.attempts AS attempt
     SET state = 'lost', reason = fate.cause, ended_at = clock_timestamp(), last_write = %(write)s
@@ -96,6 +100,10 @@ WITH freed AS (
 ), moved AS (
     UPDATE trials SET state = 'WAITING' FROM freed
     WHERE trials.trial_id = freed.trial_id AND trials.state = 'RUNNING'
+), unmarked AS (
+    UPDATE trial_user_attributes AS mark SET value_json = 'null' FROM freed, trials
+    WHERE mark.trial_id = freed.trial_id AND mark.key = '{SEED_KEY}'
+      AND trials.trial_id = freed.trial_id AND trials.state = 'RUNNING'
 )
 {EVENT}
 SELECT 'released', {OF_ATTEMPT}, json_build_object('reason', 'its worker retired')
@@ -123,7 +131,7 @@ SELECT count(*) FROM (
 ) AS held;
 """
 
-RETRY = """
+RETRY = f"""
 WITH failed AS MATERIALIZED (
     SELECT trial.trial_id, trial.number, trial.study_id, held.id AS held, held.experiment_id,
            (SELECT count(*) FROM trials AS any_trial WHERE any_trial.study_id = trial.study_id) - 1
@@ -151,7 +159,8 @@ WITH failed AS MATERIALIZED (
     INSERT INTO trial_user_attributes (trial_id, key, value_json)
     SELECT pair.new_id, old.key, old.value_json
     FROM pair JOIN trial_user_attributes AS old ON old.trial_id = pair.trial_id
-    WHERE old.key NOT IN ('reason', 'epochs', 'diverged', 'diverged_epoch', 'shoal:retry_of')
+    WHERE old.key NOT IN (
+        'reason', 'epochs', 'diverged', 'diverged_epoch', 'shoal:retry_of', '{SEED_KEY}')
     UNION ALL
     SELECT new_id, 'shoal:retry_of', CAST(number AS text) FROM pair
 ), marked AS (
@@ -173,7 +182,7 @@ INSERT INTO shoal.events (kind, experiment_id, study_id, trial_id, trial_number,
 SELECT 'retried', experiment_id, held, trial_id, number, %(write)s,
        json_build_object('new_number', new_number, 'new_trial_id', new_id)
 FROM pair ORDER BY held, number;
-"""
+"""  # noqa: S608
 
 RETRIED = """
 SELECT study.name, event.trial_number, CAST(event.detail ->> 'new_number' AS int)

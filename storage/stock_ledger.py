@@ -13,7 +13,7 @@ since its storage can't delete them.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -67,8 +67,8 @@ class StockLedger:
         self._storage = storage
         self._trials = StockTrials(storage)
 
-    def register(self, name: str) -> int:
-        return BatchedLedger(self.database).register(name)
+    def register(self, name: str, told: Mapping[str, Any] | None = None) -> int:
+        return BatchedLedger(self.database).register(name, told)
 
     def retire(self, worker_id: int) -> None:
         def retire(_unsure: bool) -> None:
@@ -111,10 +111,7 @@ class StockLedger:
         from optuna.trial import TrialState
 
         found = self._trials.all(study_id, (TrialState.WAITING,))
-        with self._transaction() as execute:
-            rows = execute(stock.BEGUN, {"trials": [trial._trial_id for trial in found]})
-        begun = {row.trial_id for row in rows}
-        return sorted(found, key=lambda trial: (trial._trial_id not in begun, trial.number))
+        return sorted(found, key=lambda trial: (not trial.params, trial.number))
 
     def _begin(self, study_name: str, trial_id: int, worker_id: int) -> list[Lease]:
         """A lease on a waiting trial, or nothing if somebody else was quicker."""

@@ -11,8 +11,6 @@ KNOWN = "SELECT id FROM shoal.experiment_studies WHERE name = %(study)s"
 
 STUDIES = "SELECT id, name FROM shoal.experiment_studies WHERE experiment_id = %(experiment)s ORDER BY id"
 
-BEGUN = "SELECT DISTINCT trial_id FROM shoal.attempts WHERE trial_id = ANY(%(trials)s)"
-
 BEGIN = f"""
 WITH begun AS (
     INSERT INTO shoal.attempts
@@ -58,10 +56,7 @@ WHERE attempt.token = ANY(%(drawn)s) AND {PASSED}
 ORDER BY attempt.token
 """  # noqa: S608
 
-CUT = """
-DELETE FROM shoal.epochs AS point USING shoal.attempts AS attempt
-WHERE attempt.token = ANY(%(ended)s) AND point.trial_id = attempt.trial_id AND point.epoch > attempt.last_step
-"""
+CUT = "SELECT shoal.cut_curves(CAST(%(ended)s AS bigint[]), false)"
 
 CLOSE = f"""
 WITH said AS (

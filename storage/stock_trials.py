@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from storage.batched_ledger import stored_parameter
 from storage.errors import DatabaseUnreachable
+from storage.ledger_statements import SEED_KEY
 from storage.values import storable
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from storage.ledger import Draw, Ending, EpochWrite
 
-NOT_COPIED = ("reason", "epochs", "diverged", "diverged_epoch", "shoal:retry_of")
+NOT_COPIED = ("reason", "epochs", "diverged", "diverged_epoch", "shoal:retry_of", SEED_KEY)
 """User attributes that tell how a trial went, not what it is."""
 
 
@@ -79,7 +80,7 @@ class StockTrials:
             return
         for name, distribution in draw.distributions.items():
             if name not in known.params:
-                value = stored_parameter(draw, name)["value"]
+                value = stored_parameter(draw, name)
                 self.ask(self.storage.set_trial_param, trial_id, name, value, distribution)
         self.note(draw)
 
@@ -128,6 +129,9 @@ class StockTrials:
 
         trial = self.get(trial_id)
         if trial is not None and trial.state == TrialState.RUNNING:
+            if trial.user_attrs.get(SEED_KEY) is not None:
+                # Optuna's interface can't take an attribute away.
+                self.ask(self.storage.set_trial_user_attr, trial_id, SEED_KEY, None)
             self.set_state(trial_id, TrialState.WAITING)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -11,8 +13,12 @@ from sqlalchemy.exc import ArgumentError
 from storage.errors import DatabaseBusy, DatabaseUnreachable
 
 URL_VARIABLE = "SHOAL_DATABASE_URL"
+FILE_VARIABLE = "SHOAL_DATABASE_URL_FILE"
+"""Names a file that holds the URL: secrets of containers are files."""
 EXAMPLE = "postgresql://user:password@host:5432/database"
 DRIVER = "postgresql+psycopg2"
+LONGEST = 4096
+"""Characters of a URL in a file."""
 SCHEMES = ("postgresql", "postgres", DRIVER)
 
 HIDDEN = "***"
@@ -51,16 +57,44 @@ BUSY = (*FULL, "the database system is")
 
 
 def resolve_url(url: str | None = None) -> str:
-    """The URL to use: the argument, else `$SHOAL_DATABASE_URL`, else the embedded server's, started.
+    """The URL to use: the argument, else the environment's, else the embedded server's, started.
 
-    Raises `DatabaseUnreachable` for a URL that is not Postgres', `EmbeddedError` if ours can't start.
+    Raises `DatabaseUnreachable` for a URL that is not Postgres' or a file of one that can't be used,
+    `EmbeddedError` if ours can't start.
     """
-    given = url if url is not None else os.environ.get(URL_VARIABLE) or None
+    given = url if url is not None else url_of_environment()
     if given is not None:
         return canonical(given)
     from storage.embedded import EmbeddedPostgres
 
     return EmbeddedPostgres().start()
+
+
+def url_of_environment() -> str | None:
+    """`$SHOAL_DATABASE_URL`, or what the file that `$SHOAL_DATABASE_URL_FILE` names holds; None without both.
+
+    Who may read the file is its owner's business, for a container's secrets are often readable by all
+    inside it; a file that others may write is refused, since it decides where results go. Raises
+    `DatabaseUnreachable`, also where both are set.
+    """
+    given, name = os.environ.get(URL_VARIABLE) or None, os.environ.get(FILE_VARIABLE) or None
+    if name is None:
+        return given
+    if given is not None:
+        raise DatabaseUnreachable(f"{URL_VARIABLE} and {FILE_VARIABLE} are both set; unset one of them")
+    try:
+        if Path(name).stat().st_mode & stat.S_IWOTH:
+            raise DatabaseUnreachable(
+                f"{FILE_VARIABLE}: everybody may write {name}, so it is not trusted; chmod o-w {name}"
+            )
+        with Path(name).open(encoding="utf-8") as file:
+            found = file.read(LONGEST + 1).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise DatabaseUnreachable(f"{FILE_VARIABLE}: can't read {name}: {reason}") from None
+    if not found or len(found) > LONGEST or len(found.splitlines()) > 1:
+        raise DatabaseUnreachable(f"{FILE_VARIABLE}: {name} does not hold one line with a URL like {EXAMPLE}")
+    return found
 
 
 def canonical(url: str) -> str:
@@ -114,7 +148,7 @@ def unreachable(url: str, driver_message: str) -> DatabaseUnreachable:
     kind = DatabaseBusy if any(words in driver_message for words in BUSY) else DatabaseUnreachable
     return kind(
         f"can't reach the database {mask(url)}: {meaning}; {remedy} "
-        f"(`--database` or {URL_VARIABLE}; without them the embedded Postgres is used)",
+        f"(`--database`, {URL_VARIABLE} or {FILE_VARIABLE}; without them the embedded Postgres is used)",
         retryable=retryable,
     )
 

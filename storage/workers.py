@@ -1,4 +1,4 @@
-"""Workers of this host that are known to be dead, so that nobody has to wait for their leases to run out."""
+"""Workers of this host: which live, and which are known to be dead, so that nobody waits for their leases."""
 
 from __future__ import annotations
 
@@ -19,6 +19,28 @@ WHERE attempt.state = 'running' AND study.experiment_id = :experiment_id
   AND worker.process_space IS NOT DISTINCT FROM :process_space AND worker.process_birth IS NOT NULL
 ORDER BY worker.id
 """
+
+
+LIVING_HERE = """
+SELECT id, process, process_birth FROM shoal.workers AS worker
+WHERE ended_at IS NULL AND host = :host AND boot = :boot AND process_birth IS NOT NULL
+  AND process_space IS NOT DISTINCT FROM :process_space
+ORDER BY id
+"""
+
+
+def living_on_this_host(database: Database) -> dict[int, str]:
+    """The processes of workers that live on this host, with their births: a number may be used again.
+
+    Of this boot of this machine, and of processes whose numbers mean here what they mean there.
+    """
+    here = this_process().as_values()
+    if here["boot"] is None:
+        return {}
+    values = {key: here[key] for key in ("host", "boot", "process_space")}
+    with database.begin() as connection:
+        rows = connection.execute(text(LIVING_HERE), values).all()
+    return {process: began for _, process, began in rows if birth(process) == began}
 
 
 def dead_on_this_host(database: Database, experiment_id: int) -> list[int]:

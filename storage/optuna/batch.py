@@ -12,6 +12,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from storage.optuna.queue import TrialWrites, Writes
+from storage.optuna.writes import Outcome
 
 UNUSED = "shoal:unused"
 """System attribute of a trial that was made ahead and that nobody asked for."""
@@ -38,6 +39,8 @@ class Batch:
     """Study → trials that were made and not asked for yet."""
     read: set[int] = field(default_factory=set)
     """Studies that were read."""
+    keys: dict[str, int] = field(default_factory=dict)
+    """Study's name → its key, of those that were looked up together."""
     attributes: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
     """(study, kind) → attributes that were read."""
 
@@ -46,3 +49,21 @@ class Batch:
         """The end of a trial that nobody asked for."""
         now = datetime.now()  # noqa: DTZ005 (naive local time, as Optuna's)
         return TrialWrites(system_attrs={UNUSED: "true"}, state=TrialState.FAIL, moment=now)
+
+
+def refusal(trial_id: int, outcome: Outcome) -> UpdateFinishedTrialError | KeyError | None:
+    """What a write of a trial raises that was finished or deleted by others; None if it is stored."""
+    if outcome.before is None:
+        return KeyError(f"there is no trial with the key {trial_id}")
+    if not outcome.stored:
+        return UpdateFinishedTrialError(
+            f"The trial with the key {trial_id} has finished and can't be changed."
+        )
+    return None
+
+
+def raise_refusal(trial_id: int, outcome: Outcome) -> None:
+    """Raises that."""
+    error = refusal(trial_id, outcome)
+    if error is not None:
+        raise error

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from storage.optuna.queue import TrialWrites
 from storage.optuna.reads import Attributes, Found, Known, external
-from storage.optuna.values import FINISHED, decoded, evolved
+from storage.optuna.values import FINISHED, OPEN, decoded, evolved
 
 Overlay = Callable[[FrozenTrial], FrozenTrial]
 """Lays over a trial what waits to be written of it."""
@@ -64,6 +64,8 @@ class StudyCache:
     """The last reading that was taken in."""
     _views: list[FrozenTrial] = field(default_factory=list)
     _sorted: bool = True
+    _ended: dict[tuple[bool, ...], list[FrozenTrial]] = field(default_factory=dict)
+    """Trials in finished states, by which of `FINISHED` was asked for; while none of those changes."""
 
     def known(self) -> list[Known]:
         """The open trials, for the next reading."""
@@ -76,13 +78,17 @@ class StudyCache:
 
     def trials(self, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         """A new list of the trials in those states, by number."""
-        views = self._in_order()
         if states is None:
-            return list(views)
-        if not any(state in states for state in FINISHED):
+            return list(self._in_order())
+        asked = tuple(state in states for state in FINISHED)
+        if not any(asked):
             waiting = [view for i in self.open if (view := self.rows[i].view).state in states]
             return sorted(waiting, key=_number)
-        return [view for view in views if view.state in states]
+        if any(state in states for state in OPEN):
+            return [view for view in self._in_order() if view.state in states]
+        if asked not in self._ended:
+            self._ended[asked] = [view for view in self._in_order() if view.state in states]
+        return list(self._ended[asked])
 
     def trial_of_number(self, number: int) -> int | None:
         """The key of the trial with that number, if it is known."""
@@ -118,6 +124,7 @@ class StudyCache:
         del self.rows[trial_id]
         self.open.discard(trial_id)
         self._sorted = False
+        self._ended.clear()
 
     def lay_over(self, trial_id: int, writes: TrialWrites) -> None:
         """Show what waits to be written of a trial."""
@@ -192,6 +199,8 @@ class StudyCache:
 
     def _insert(self, row: Row) -> None:
         trial = row.base
+        if row.view.state in FINISHED:
+            self._ended.clear()
         self.rows[trial._trial_id] = row
         self.open.add(trial._trial_id)
         if self._sorted and (not self._views or self._views[-1]._number < trial._number):
@@ -201,6 +210,8 @@ class StudyCache:
             self._sorted = False
 
     def _show(self, row: Row, view: FrozenTrial) -> None:
+        if view.state in FINISHED or row.view.state in FINISHED:
+            self._ended.clear()
         row.view = view
         if self._sorted:
             self._views[row.position] = view

@@ -1,4 +1,4 @@
-"""Reading trials: one statement for all that a study has that this process hasn't seen.
+"""Reading trials: one statement for all that some studies have that this process hasn't seen.
 
 A trial that was seen before and is still open is read in part: its state, its attributes, and the
 parameters and intermediate values whose rows were added since. If its row in `trials` was changed
@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from storage.optuna.values import STATES, decoded, distribution_of, local_time
+from storage.optuna.values import STATES, StoredTrial, decoded, distribution_of, local_time
 from storage.optuna.wire import Wire
 
 Attributes: TypeAlias = tuple[list[str] | None, list[str] | None, list[str] | None, list[str] | None]
@@ -57,7 +57,7 @@ class Found:
     def trial(self) -> FrozenTrial:
         """The trial, if it was read in full."""
         user_keys, user_texts, system_keys, system_texts = self.attributes
-        return FrozenTrial(
+        return StoredTrial(
             number=self.number,
             state=self.state,
             value=None,
@@ -77,7 +77,8 @@ _FLOAT = """coalesce({value}, CASE {value}_type
     WHEN 'INF_POS' THEN 'Infinity'::float8 WHEN 'INF_NEG' THEN '-Infinity' ELSE 'NaN' END)"""
 
 _TRIALS = f"""
-SELECT t.trial_id, t.number, t.state::text, t.datetime_start, t.datetime_complete, t.xmin::text::bigint,
+SELECT %s::int, t.trial_id, t.number, t.state::text, t.datetime_start, t.datetime_complete,
+       t.xmin::text::bigint,
        known.version IS NULL OR known.version <> t.xmin::text::bigint,
        params.*, users.*, systems.*, reports.*, final.*
 FROM (SELECT FROM studies WHERE study_id = %s) AS study
@@ -110,26 +111,54 @@ LEFT JOIN LATERAL (
     SELECT array_agg({_FLOAT.format(value="value")} ORDER BY objective)
     FROM trial_values AS x WHERE x.trial_id = t.trial_id
 ) AS final ON true
-ORDER BY t.trial_id
 """  # noqa: S608 (made of our own constants)
 
+_BY_KEY = "\nORDER BY 1, 2"
+_TOGETHER = 50
+"""Studies in one statement, each of which the server plans anew."""
 
-def read_trials(wire: Wire, study_id: int, after: int, known: Sequence[Known]) -> list[Found] | None:
-    """The trials of a study with a larger key than `after`, and the known ones that still exist.
 
-    None if there is no such study. One round trip.
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is wanted of a study."""
+
+    study_id: int
+    after: int
+    """Trials with a larger key …"""
+    known: Sequence[Known]
+    """… and those of these that still exist."""
+
+
+def read_trials(wire: Wire, asks: Sequence[Ask]) -> dict[int, list[Found]]:
+    """The trials that are asked for, by study and key; nothing of a study that isn't there.
+
+    One round trip, or one for every `_TOGETHER` studies.
     """
+    found: dict[int, list[Found]] = {}
+    before = {one.trial_id: one for ask in asks for one in ask.known}
+    for part in batched(asks, _TOGETHER):
+        statement = "\nUNION ALL\n".join([_TRIALS] * len(part)) + _BY_KEY
+        values = [value for ask in part for value in _values(ask)]
+        for study_id, *row in wire.run(statement, values).rows:
+            of_study = found.setdefault(study_id, [])
+            if row[0] is not None:
+                of_study.append(_found(tuple(row), before.get(row[0])))
+    return found
+
+
+def _values(ask: Ask) -> list[Any]:
     columns = [
-        _array([one.trial_id for one in known]),
-        _array([one.version for one in known]),
-        _array([one.newest_param for one in known]),
-        _array([one.newest_report for one in known]),
+        _array([one.trial_id for one in ask.known]),
+        _array([one.version for one in ask.known]),
+        _array([one.newest_param for one in ask.known]),
+        _array([one.newest_report for one in ask.known]),
     ]
-    rows = wire.run(_TRIALS, (study_id, study_id, after, columns[0], *columns)).rows
-    if not rows:
-        return None
-    before = {one.trial_id: one for one in known}
-    return [_found(row, before.get(row[0])) for row in rows if row[0] is not None]
+    return [ask.study_id, ask.study_id, ask.study_id, ask.after, columns[0], *columns]
+
+
+def batched(asks: Sequence[Ask], size: int) -> list[Sequence[Ask]]:
+    """The same in parts of at most `size`."""
+    return [asks[first : first + size] for first in range(0, len(asks), size)]
 
 
 def study_of_trial(wire: Wire, trial_id: int) -> int | None:

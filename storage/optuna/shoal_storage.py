@@ -24,13 +24,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from storage.errors import StorageError
 from storage.optuna import heartbeats, studies
-from storage.optuna.batch import Batch, TrialsRefused
+from storage.optuna.batch import Batch, TrialsRefused, raise_refusal, refusal
+from storage.optuna.creation import enqueue_trials
 from storage.optuna.queue import TrialWrites
 from storage.optuna.reads import trial_of_number
-from storage.optuna.trials import NO_STUDY, NO_TRIAL, Trials
+from storage.optuna.trials import NO_STUDY, Trials
 from storage.optuna.values import checked_key, checked_step, detached, unshared
 from storage.optuna.wire import Wire
-from storage.optuna.writes import Outcome
 
 if TYPE_CHECKING:
     import optuna
@@ -150,6 +150,33 @@ class ShoalStorage(BaseStorage, BaseHeartbeat):
         self._trials.remember(study_id, name, directions)
         return study_id
 
+    def make_studies(self, templates: Sequence[studies.StudyTemplate]) -> dict[str, int]:
+        """Make all of these studies that aren't there, in one round trip; the keys of all, by name.
+
+        Of a study that is there nothing is changed, but attributes that it lacks are added.
+        """
+        found = studies.make_studies(self.wire, templates) if templates else {}
+        return self._remember(found)
+
+    def look_up(self, names: Collection[str]) -> None:
+        """Inside a batch: find studies by name and read all that is new of them, in two round trips.
+
+        One where this process knows the studies. Those that aren't there are left out: using them tells.
+        """
+        batch = self._trials.batch
+        assert batch is not None, "look_up is for batches"
+        known = self._trials.known_as(names)
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            known |= self._remember(studies.studies_of_names(self.wire, unknown))
+        self._trials.read_all(batch, known.values())
+        batch.keys |= {name: study_id for name, study_id in known.items() if study_id in batch.read}
+
+    def _remember(self, found: Mapping[str, studies.Key]) -> dict[str, int]:
+        for name, (study_id, directions) in found.items():
+            self._trials.remember(study_id, name, directions)
+        return {name: study_id for name, (study_id, _) in found.items()}
+
     def delete_study(self, study_id: int) -> None:
         self._trials.forget(study_id)
         if not studies.delete_study(self.wire, study_id):
@@ -162,6 +189,9 @@ class ShoalStorage(BaseStorage, BaseHeartbeat):
         self._set_study_attribute(study_id, "system", key, value)
 
     def get_study_id_from_name(self, study_name: str) -> int:
+        batch = self._trials.batch
+        if batch is not None and study_name in batch.keys:
+            return batch.keys[study_name]
         study_id = studies.study_of_name(self.wire, study_name)
         if study_id is None:
             raise KeyError(f"there is no study called {study_name!r}")
@@ -200,6 +230,14 @@ class ShoalStorage(BaseStorage, BaseHeartbeat):
         """
         return self._trials.make(study_id, templates) if templates else []
 
+    def enqueue_trials(self, templates: Mapping[int, Sequence[FrozenTrial]]) -> None:
+        """Make trials in several studies (by key), all or none, in one round trip.
+
+        Nothing of studies that aren't there. Unlike everything else this is not tried again by itself:
+        raises `StorageError` where the connection broke, and nobody can tell whether they were made.
+        """
+        enqueue_trials(self.wire, templates)
+
     def set_trial_param(
         self,
         trial_id: int,
@@ -229,7 +267,7 @@ class ShoalStorage(BaseStorage, BaseHeartbeat):
             self._trials.hold(self._trials.batch, trial_id, writes)
             return True
         outcome = self._trials.write_now(trial_id, writes)
-        _raise_refusal(trial_id, outcome)
+        raise_refusal(trial_id, outcome)
         return outcome.changed
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
@@ -309,14 +347,14 @@ class ShoalStorage(BaseStorage, BaseHeartbeat):
             with contextlib.suppress(KeyError, UpdateFinishedTrialError):
                 self._trials.hold(batch, trial_id, batch.failed())
         outcomes = self._trials.outbox.flush(batch.writes)
-        refused = {i: error for i, outcome in outcomes.items() if (error := _refusal(i, outcome)) is not None}
+        refused = {i: error for i, outcome in outcomes.items() if (error := refusal(i, outcome)) is not None}
         if refused:
             raise TrialsRefused(refused)
 
     def _write(self, trial_id: int, writes: TrialWrites) -> None:
         outcome = self._trials.write(trial_id, writes)
         if outcome is not None:
-            _raise_refusal(trial_id, outcome)
+            raise_refusal(trial_id, outcome)
 
     def _set_study_attribute(self, study_id: int, kind: studies.Kind, key: str, value: Any) -> None:
         text = json.dumps(value)
@@ -336,22 +374,6 @@ class ShoalStorage(BaseStorage, BaseHeartbeat):
         if batch is not None:
             batch.attributes[study_id, kind] = dict(found)
         return found
-
-
-def _refusal(trial_id: int, outcome: Outcome) -> UpdateFinishedTrialError | KeyError | None:
-    if outcome.before is None:
-        return KeyError(NO_TRIAL.format(trial_id))
-    if not outcome.stored:
-        return UpdateFinishedTrialError(
-            f"The trial with the key {trial_id} has finished and can't be changed."
-        )
-    return None
-
-
-def _raise_refusal(trial_id: int, outcome: Outcome) -> None:
-    error = _refusal(trial_id, outcome)
-    if error is not None:
-        raise error
 
 
 def _flush_all() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 
-from storage.optuna.values import decoded
+from storage.optuna.values import checked_key, decoded
 from storage.optuna.wire import Wire
 
 Kind = Literal["user", "system"]
@@ -23,6 +25,36 @@ WITH new AS (
     FROM new, unnest(%s::text[]) WITH ORDINALITY AS d(direction, nth)
 )
 SELECT study_id FROM new
+"""
+
+_MAKE = """
+INSERT INTO studies (study_name)
+SELECT w.name FROM unnest(%(names)s::text[]) WITH ORDINALITY AS w(name, nth)
+WHERE NOT EXISTS (SELECT FROM studies WHERE study_name = w.name)
+ORDER BY w.nth ON CONFLICT (study_name) DO NOTHING;
+INSERT INTO study_directions (study_id, direction, objective)
+SELECT study_id, w.direction::studydirection, 0
+FROM unnest(%(names)s::text[], %(directions)s::text[]) AS w(name, direction)
+JOIN studies ON study_name = w.name
+WHERE NOT EXISTS (SELECT FROM study_directions AS d WHERE d.study_id = studies.study_id);
+"""
+"""A study that is there stays as it is. Each statement sees what those before it, and others, have stored."""
+
+_NOTE = """
+INSERT INTO study_{kind}_attributes (study_id, key, value_json)
+SELECT study_id, w.key, w.value
+FROM unnest(%({kind}_names)s::text[], %({kind}_keys)s::text[], %({kind}_values)s::text[])
+    WITH ORDINALITY AS w(name, key, value, nth)
+JOIN studies ON study_name = w.name
+WHERE NOT EXISTS (
+    SELECT FROM study_{kind}_attributes AS a WHERE a.study_id = studies.study_id AND a.key = w.key)
+ORDER BY w.nth ON CONFLICT (study_id, key) DO NOTHING;
+"""
+
+_FOUND = """
+SELECT study_name, study_id, ARRAY(SELECT direction::text FROM study_directions AS d
+                                   WHERE d.study_id = s.study_id ORDER BY objective)
+FROM studies AS s WHERE study_name = ANY(%(names)s::text[]) ORDER BY study_id
 """
 
 _DELETE = """
@@ -62,6 +94,51 @@ UNION ALL SELECT 'system', study_id, key, value_json FROM study_system_attribute
 UNION ALL SELECT 'study', study_id, study_name, NULL FROM studies
 ORDER BY 1, 2, 4
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyTemplate:
+    """A study with one objective, as it is to be."""
+
+    name: str
+    direction: StudyDirection
+    user_attrs: Mapping[str, Any]
+    system_attrs: Mapping[str, Any]
+
+
+Key: TypeAlias = tuple[int, list[StudyDirection]]
+"""A study's key and its directions."""
+
+
+def make_studies(wire: Wire, templates: Sequence[StudyTemplate]) -> dict[str, Key]:
+    """Make the studies that aren't there, with all that is known of them; what all of them are, by name.
+
+    One round trip, one transaction. Of a study that is there nothing is changed, but attributes that it
+    lacks are added.
+    """
+    values: dict[str, Any] = {
+        "names": [checked_key(template.name) for template in templates],
+        "directions": [template.direction.name for template in templates],
+    }
+    for kind in ("user", "system"):
+        rows = [
+            (template.name, checked_key(key), json.dumps(value))
+            for template in templates
+            for key, value in getattr(template, f"{kind}_attrs").items()
+        ]
+        for nth, column in enumerate(("names", "keys", "values")):
+            values[f"{kind}_{column}"] = [row[nth] for row in rows]
+    script = _MAKE + _NOTE.format(kind="user") + _NOTE.format(kind="system") + _FOUND
+    return _keys(wire.run(script, values).rows)
+
+
+def studies_of_names(wire: Wire, names: Collection[str]) -> dict[str, Key]:
+    """What the studies of these names are, of those that are there."""
+    return _keys(wire.run(_FOUND, {"names": list(names)}).rows)
+
+
+def _keys(rows: Sequence[Any]) -> dict[str, Key]:
+    return {name: (study_id, [StudyDirection[d] for d in directions]) for name, study_id, directions in rows}
 
 
 def create_study(wire: Wire, name: str, directions: Sequence[StudyDirection]) -> int | None:

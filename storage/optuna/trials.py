@@ -6,7 +6,8 @@ The one lock here guards the cache and the outbox. It is never held while the da
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
@@ -18,7 +19,7 @@ from storage.optuna.cache import Row, StudyCache
 from storage.optuna.creation import Made, make_trials
 from storage.optuna.outbox import Outbox
 from storage.optuna.queue import TrialWrites, Writes
-from storage.optuna.reads import read_trials, study_of_trial
+from storage.optuna.reads import Ask, Found, Known, read_trials, study_of_trial
 from storage.optuna.values import FINISHED, LARGEST_INTEGER, detached, evolved
 from storage.optuna.wire import Wire
 from storage.optuna.writes import Outcome
@@ -83,6 +84,12 @@ class Trials:
                 self._study_of.pop(trial_id, None)
                 self.outbox.drop(trial_id)
 
+    def known_as(self, names: Iterable[str]) -> dict[str, int]:
+        """The keys of the studies of these names, as far as this process knows them."""
+        wanted = set(names)
+        with self.lock:
+            return {name: study_id for study_id, name in self._names.items() if name in wanted}
+
     def make(self, study_id: int, templates: Sequence[FrozenTrial | None]) -> list[int]:
         """Make trials in one round trip; their keys. Raises `KeyError`."""
         with self.lock:
@@ -113,11 +120,26 @@ class Trials:
         if study.directions is None:
             self._read_study(study_id)
         with reading_lock:
-            if study.finished < wanted:
-                self._read_now(study)
+            if study.finished < wanted and self._read_now([study]):
+                raise KeyError(NO_STUDY.format(study_id))
         if batch is not None:
             batch.read.add(study_id)
         return study
+
+    def read_all(self, batch: Batch, study_ids: Iterable[int]) -> None:
+        """Read what is new in several studies together, for a batch; deleted ones are forgotten.
+
+        Raises nothing for those: whoever asks for one of them will hear of it.
+        """
+        wanted = sorted({study_id for study_id in study_ids if study_id not in batch.read})
+        with self.lock:
+            studies_ = [self.study(study_id) for study_id in wanted]
+            locks = [self._reading.setdefault(study_id, threading.Lock()) for study_id in wanted]
+        with ExitStack() as held:
+            for lock in locks:  # in one order, so that no two wait for each other
+                held.enter_context(lock)
+            gone = self._read_now(studies_)
+        batch.read.update(study_id for study_id in wanted if study_id not in gone)
 
     def cached(self, trial_id: int) -> tuple[StudyCache, Row] | None:
         """A trial's place in the cache, if it has one."""
@@ -183,21 +205,32 @@ class Trials:
         batch.writes.setdefault(trial_id, TrialWrites()).add(writes)
         study.lay_over(trial_id, writes)
 
-    def _read_now(self, study: StudyCache) -> None:
+    def _read_now(self, wanted: Sequence[StudyCache]) -> list[int]:
+        """Read studies, whose reading locks the caller holds; those that turned out to be deleted."""
         with self.lock:
-            study.started += 1
-            reading, known, newest = study.started, study.known(), study.newest
-        found = read_trials(self._wire, study.study_id, newest, known)
-        if found is None:
-            self.forget(study.study_id)
-            raise KeyError(NO_STUDY.format(study.study_id))
+            for study in wanted:
+                study.started += 1
+            readings = [study.started for study in wanted]
+            asks = [Ask(study.study_id, study.newest, study.known()) for study in wanted]
+        found = read_trials(self._wire, asks)
         with self.lock:
-            gone = study.take_in(reading, known, found, self.outbox.overlay)
-            for one in found:
-                self._study_of[one.trial_id] = study.study_id
-            for trial_id in gone:
-                self._study_of.pop(trial_id, None)
-                self.outbox.drop(trial_id)
+            for study, reading, ask in zip(wanted, readings, asks, strict=True):
+                if study.study_id in found:
+                    self._take_in(study, reading, ask.known, found[study.study_id])
+        gone = [study.study_id for study in wanted if study.study_id not in found]
+        for study_id in gone:
+            self.forget(study_id)
+        return gone
+
+    def _take_in(
+        self, study: StudyCache, reading: int, known: Sequence[Known], found: Sequence[Found]
+    ) -> None:
+        gone = study.take_in(reading, known, found, self.outbox.overlay)
+        for one in found:
+            self._study_of[one.trial_id] = study.study_id
+        for trial_id in gone:
+            self._study_of.pop(trial_id, None)
+            self.outbox.drop(trial_id)
 
     def _read_study(self, study_id: int) -> list[StudyDirection]:
         fits = 0 <= study_id <= LARGEST_INTEGER

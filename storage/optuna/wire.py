@@ -42,13 +42,16 @@ class Wire:
         Tried again while the database is away or busy, up to its patience: the statements must be
         such that doing them twice does no harm. Raises as `Database.script`.
         """
+        return self.database.retrying(lambda unsure: self._send(statements, values, uncertain=unsure))
 
-        def send(uncertain: bool) -> Answer:
-            with self._counting:
-                self.round_trips += 1
-            return Answer(self.database.script(statements, values), uncertain)
+    def run_once(self, statements: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> Answer:
+        """The same for statements that must not be done twice: not tried again."""
+        return self._send(statements, values, uncertain=False)
 
-        return self.database.retrying(send)
+    def _send(self, statements: str, values: Sequence[Any] | Mapping[str, Any], *, uncertain: bool) -> Answer:
+        with self._counting:
+            self.round_trips += 1
+        return Answer(self.database.script(statements, values), uncertain)
 
     def close(self) -> None:
         """Close the connections; using it again opens new ones."""

@@ -27,7 +27,7 @@ STATEMENTS = (
 )
 
 
-def store_evil_experiment(database: Database) -> ExperimentRecord:
+def store_evil_experiment(database: Database, evil: str = EVIL) -> ExperimentRecord:
     """One study of twenty trials, hostile in every name, value and reason."""
     record = store_big_experiment(database, "evil", Size(methods=("tpe",), replicates=1, trials=20, epochs=3))
     with database.begin() as connection:
@@ -40,5 +40,5 @@ def store_evil_experiment(database: Database) -> ExperimentRecord:
             "SELECT trial_id, 'reason', '\"\"' FROM trials WHERE number = 1 ON CONFLICT DO NOTHING"
         ))  # fmt: skip
         for statement in STATEMENTS:
-            connection.execute(sqlalchemy.text(statement), {"evil": EVIL, "quoted": json.dumps(EVIL)})
+            connection.execute(sqlalchemy.text(statement), {"evil": evil, "quoted": json.dumps(evil)})
     return record

@@ -11,7 +11,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from search.broker import Broker
-from search.controller import find_or_create, make_studies
+from search.controller import find_or_create
+from search.making import make_studies
 from search.spec import ExperimentSpec
 from storage.database import Database
 from storage.experiments import Experiments

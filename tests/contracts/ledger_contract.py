@@ -160,9 +160,34 @@ class LedgerContract:
     def test_a_begun_trial_comes_before_a_lower_number(self, ledger, worker, study):
         study.enqueue_trial({"lr": 0.5})
         (lease,) = ledger.claim(STUDY, worker, waiting=0, new=1)
-        ledger.write(endings=[end(lease, "released")])
+        ledger.write(draws=[draw_of(lease)], endings=[end(lease, "released")])
         (again,) = ledger.claim(STUDY, worker, waiting=1, new=0)
         assert again.number == lease.number == 1
+
+    def test_one_that_was_never_drawn_has_not_begun(self, ledger, worker, study):
+        """Its worker died before; budgets count it as one that waits, so what has begun goes before it."""
+        never, begun = ledger.claim(STUDY, worker, waiting=0, new=2)
+        ledger.write(draws=[draw_of(begun)], endings=[end(begun, "released"), end(never, "released")])
+        (again,) = ledger.claim(STUDY, worker, waiting=1, new=0)
+        assert again.number == begun.number == never.number + 1
+
+    def test_what_goes_back_to_the_queue_is_nobodys(self, ledger, worker, study, experiment, database):
+        """Without its seed, by which running trials of ours are told from those of other clients."""
+        leases = ledger.claim(STUDY, worker, waiting=0, new=5)
+        ledger.write(draws=[draw_of(lease, attributes={"shoal:seed": 17}) for lease in leases])
+        released, retried, expired, over, retired = leases
+        ledger.write(endings=[end(released, "released"), end(retried, "retry"), end(over)])
+        with database.begin() as connection:
+            late = "UPDATE shoal.attempts SET deadline = now() - interval '1 h' WHERE token = :lost"
+            connection.execute(text(late), {"lost": expired.token})
+        assert [one.number for one in ledger.expire(experiment.id)] == [expired.number]
+        seeds = [trial.user_attrs.get("shoal:seed") for trial in study.get_trials()]
+        assert seeds == [None, None, None, 17, 17], "the fourth is complete, the fifth still runs"
+        ledger.retire(worker)
+        assert study.get_trials()[retired.number].user_attrs.get("shoal:seed") is None
+        (again,) = ledger.claim(STUDY, worker, waiting=1, new=0)
+        ledger.write(draws=[draw_of(again, attributes={"shoal:seed": 17})])
+        assert study.get_trials()[again.number].user_attrs["shoal:seed"] == 17
 
     def test_nothing_waits_and_nothing_is_asked_for(self, ledger, worker):
         assert ledger.claim(STUDY, worker, waiting=5, new=0) == []
@@ -521,7 +546,7 @@ class LedgerContract:
         assert old.state == TrialState.FAIL
         assert new.state == TrialState.WAITING
         assert new.intermediate_values == {}
-        assert new.user_attrs == {"shoal:grid": "lr=0.1", "shoal:seed": 17, "shoal:retry_of": 0}
+        assert new.user_attrs == {"shoal:grid": "lr=0.1", "shoal:retry_of": 0}
         assert new.params == old.params
         callback = optuna.storages.RetryHeartbeatStaleTrialCallback
         with pytest.warns(optuna.exceptions.ExperimentalWarning):

@@ -29,11 +29,16 @@ class Wire:
         self.cut_after: Callable[[str], bool] | None = None
         """Whether to cut when the server has answered a query, keeping the answer."""
         self._sockets: list[socket.socket] = []
+        self._closed = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
         """Cut everything."""
+        self._closed = True
         self._listener.close()
+        self._hang_up_all()
+
+    def _hang_up_all(self) -> None:
         for end in self._sockets:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -49,6 +54,8 @@ class Wire:
                     client.close()
                     continue
                 self._sockets += [client, server]
+                if self._closed:
+                    self._hang_up_all()
                 swallow = threading.Event()
                 for target in (self._to_server, self._to_client):
                     threading.Thread(target=target, args=(client, server, swallow), daemon=True).start()

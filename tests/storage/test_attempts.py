@@ -7,6 +7,7 @@ import pytest
 
 from storage.attempts import Attempts
 from storage.batched_ledger import BatchedLedger
+from storage.experiments import Experiments
 from storage.ledger import Ending
 
 
@@ -34,6 +35,27 @@ def test_records_of_a_trial(ledger, database):
     assert failed.started_at <= failed.ended_at <= again.started_at
     assert again.number == 2
     assert attempts.of_trial(lease.trial_id + 1) == []
+
+
+def test_what_was_held_at_once_by_study_and_by_worker(ledger, database, optuna_storage):
+    experiment_id = Experiments(database).list()[0].id
+    attempts = Attempts(database)
+    assert (attempts.most_held(experiment_id), attempts.crew(experiment_id)) == ({}, [])
+    first = ledger.register("first", {"trainer": "fused", "device": "CPU", "slots": 4})
+    second, _idle = ledger.register("second"), ledger.register("idle")
+    leases = ledger.claim("e/tpe/0", first, waiting=0, new=2)
+    leases += ledger.claim("e/tpe/0", second, waiting=0, new=1)
+    assert attempts.most_held(experiment_id) == {"e/tpe/0": 3}
+    ledger.write(endings=[Ending(lease=lease, state="complete", value=1.0) for lease in leases])
+    for _ in range(3):  # one after the other is never two at once
+        (lease,) = ledger.claim("e/tpe/0", second, waiting=0, new=1)
+        ledger.write(endings=[Ending(lease=lease, state="complete", value=1.0)])
+    assert attempts.most_held(experiment_id) == {"e/tpe/0": 3}
+    crew = attempts.crew(experiment_id)
+    assert [(one.name, one.most_held) for one in crew] == [("first", 2), ("second", 1)]
+    assert crew[0].told == {"name": "first", "trainer": "fused", "device": "CPU", "slots": 4}
+    assert crew[1].told == {"name": "second"}
+    assert attempts.crew(experiment_id + 1) == []
 
 
 def test_released_attempts_do_not_count(ledger, database):

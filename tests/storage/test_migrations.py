@@ -14,10 +14,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from storage.database import MIGRATIONS, SCHEMA, VERSION_TABLE, Database, newest_revision, open_database
+from storage.database import SCHEMA, VERSION_TABLE, Database, newest_revision, open_database
 from storage.errors import DatabaseUnsuitable
 from storage.models import Base
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
+from storage.upgrading import MIGRATIONS
 
 REPOSITORY = Path(__file__).parents[2]
 

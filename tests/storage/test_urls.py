@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import traceback
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from storage.database import Database, open_database
 from storage.errors import DatabaseUnreachable
-from storage.urls import URL_VARIABLE, canonical, mask, resolve_url
+from storage.urls import FILE_VARIABLE, URL_VARIABLE, canonical, mask, resolve_url
 
 SECRET = "pAss-w0rd"
 
@@ -142,3 +143,60 @@ def test_without_a_url_the_embedded_server_is_used(postgres_url, monkeypatch):
     assert resolve_url() == postgres_url
     monkeypatch.setenv(URL_VARIABLE, "")
     assert resolve_url() == postgres_url
+
+
+class TestFile:
+    """`SHOAL_DATABASE_URL_FILE`: the URL as a secret in a file."""
+
+    URL = f"postgresql://me:{SECRET}@host/things"
+
+    @pytest.fixture
+    def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.delenv(URL_VARIABLE, raising=False)
+        path = tmp_path / "url"
+        path.write_text(f"{self.URL}\n")
+        monkeypatch.setenv(FILE_VARIABLE, str(path))
+        return path
+
+    @pytest.mark.parametrize("mode", [0o400, 0o600, 0o444])
+    def test_it_holds_the_url(self, file: Path, mode: int) -> None:
+        file.chmod(mode)
+        assert resolve_url() == canonical(self.URL)
+        assert resolve_url("postgresql://other/things") == canonical("postgresql://other/things")
+
+    def test_both_variables_are_one_too_many(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(URL_VARIABLE, self.URL)
+        with pytest.raises(DatabaseUnreachable, match="are both set") as refused:
+            resolve_url()
+        assert SECRET not in str(refused.value)
+
+    def test_one_that_everybody_may_write_is_not_trusted(self, file: Path) -> None:
+        file.chmod(0o646)
+        with pytest.raises(DatabaseUnreachable, match="everybody may write"):
+            resolve_url()
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "does not hold one line"),
+            (b"\n\n", "does not hold one line"),
+            (f"postgresql://me:{SECRET}@host/a\npostgresql://host/b\n".encode(), "does not hold one line"),
+            (b"x" * 5000, "does not hold one line"),
+            (b"\xff\xfe", "is not text"),
+            (f"mysql://me:{SECRET}@host/a".encode(), "only Postgres"),
+            (SECRET.encode(), "that is no database URL"),
+        ],
+    )
+    def test_what_it_holds_else_is_told_in_words(self, file: Path, content: bytes, message: str) -> None:
+        file.write_bytes(content)
+        with pytest.raises(DatabaseUnreachable, match=message) as refused:
+            resolve_url()
+        assert SECRET not in "".join(traceback.format_exception(refused.value))
+
+    def test_one_that_is_not_there(self, file: Path) -> None:
+        file.unlink()
+        with pytest.raises(DatabaseUnreachable, match=f"can't read {file}: No such file"):
+            resolve_url()
+        file.mkdir()
+        with pytest.raises(DatabaseUnreachable, match="Is a directory"):
+            resolve_url()
