@@ -80,6 +80,13 @@ def fingerprint(start: TrialStart, data: DataSpec | None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def epoch_of(path: Path) -> int:
+    """The epoch at whose end a file was saved that `TrialFolder` gave."""
+    found = FILE.fullmatch(path.name)
+    assert found is not None
+    return int(found[1])
+
+
 class TrialFolder:
     """The checkpoints of one trial. Threads and processes may use one folder at a time.
 
@@ -104,6 +111,7 @@ class TrialFolder:
         self._make()
         place = self._place(epoch, attempt)
         aside = place.path.with_name(f".{place.path.name}.{os.getpid()}")
+        aside.unlink(missing_ok=True)  # what lies there, a link perhaps, is not written through
         try:
             write(aside)
             digest, size = _digest(aside)
@@ -220,8 +228,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    made = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        with os.fdopen(made, "w", encoding="utf-8") as file:
             json.dump(asdict(manifest), file)
             file.flush()
             os.fsync(file.fileno())

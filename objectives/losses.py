@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from objectives.base import Choice, TrialError
+from objectives.imports import is_import, resolve_import
 from objectives.ranges import BelowOne
-from objectives.registry import is_import, resolve_import
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """A loss with its options bound: ``(logits_BK, labels_B) -> loss_B``."""

@@ -21,8 +21,8 @@ from torch import Generator, Tensor, nn
 
 from objectives.base import Choice, TrialError
 from objectives.devices import seeded
+from objectives.imports import is_import, resolve_import
 from objectives.ranges import BelowOne, Count, Positive, PositiveCount
-from objectives.registry import is_import, resolve_import
 
 InputShape: TypeAlias = tuple[int, int, int]
 """(C, H, W)."""
@@ -59,9 +59,11 @@ class Dropout(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.share == 0:
             return input
-        kept = torch.empty(input.shape, dtype=input.dtype, device=input.device)
+        # Never drawn in less than float32: the same chance, and the same scale, in every precision.
+        dtype = torch.promote_types(input.dtype, torch.float32)
+        kept = torch.empty(input.shape, dtype=dtype, device=input.device)
         kept.bernoulli_(1 - self.share, generator=self.generator).div_(1 - self.share)
-        return input * kept
+        return (input * kept).to(input.dtype)
 
     def extra_repr(self) -> str:
         return f"share={self.share}"

@@ -40,7 +40,7 @@ from objectives.base import (
     TrialFailure,
     TrialStart,
 )
-from objectives.registry import resolve_import
+from objectives.imports import resolve_import
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin
 
 from objectives.base import CHOICES, FULL_BATCH, ObjectiveError, Scalar, TrialConfig, TrialError
+from objectives.imports import import_remedy, is_import, resolve_import
 
 Kind: TypeAlias = Literal["bool", "int", "float", "str"]
 
@@ -173,9 +174,7 @@ def problem_of_name(
         try:
             options(group, name, allow_imports)
         except ObjectiveError as error:
-            allowed = name.partition(":")[0] in allow_imports
-            remedy = "correct the module or its name" if allowed else "list its module in allow_imports"
-            return Problem(key, str(error), remedy)
+            return Problem(key, str(error), import_remedy(name, allow_imports))
         return None
     if name not in names(group):
         return Problem(key, f"there is no {group} {_shown(name)}", _nearest(name, names(group)))
@@ -234,32 +233,6 @@ def problems_of(values: Mapping[str, object], *, allow_imports: Collection[str] 
                 key = f"{group}.{option.name}"
                 problems.append(Problem(key, f"{name} needs it", f"write {option.allowed}"))
     return problems
-
-
-def is_import(name: str) -> bool:
-    """Whether ``name`` is a ``module:function`` reference rather than a name in a registry."""
-    return ":" in name
-
-
-def resolve_import(reference: str, allow_imports: Collection[str]) -> Callable[..., Any]:
-    """The callable that ``module:function`` names.
-
-    Raises `TrialError`, before anything is imported, unless the module is in ``allow_imports``;
-    also if the module can't be imported or has no such callable.
-    """
-    module_name, _, attribute = reference.partition(":")
-    if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
-        raise TrialError(f"{reference!r} does not have the form module:function")
-    if module_name not in allow_imports:
-        raise TrialError(f"{reference!r} may not be imported: {module_name!r} is not in allow_imports")
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a script without a guard for __main__ may exit
-        raise TrialError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise TrialError(f"module {module_name!r} has no function {attribute!r}")
-    return function  # type: ignore[no-any-return]
 
 
 def _entries(group: str) -> Mapping[str, Any]:

@@ -12,9 +12,25 @@ import pytest
 from psycopg2 import sql
 from sqlalchemy.engine import make_url
 
+from objectives.imports import ALLOW_VARIABLE
 from storage.database import URL_VARIABLE, Database
 from storage.embedded import HOME_VARIABLE, EmbeddedPostgres
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
+from storage.urls import FILE_VARIABLE
+
+MODULES_OF_TESTS = (
+    "users_own",
+    "own_absent",
+    "own_broken",
+    "own_entries",
+    "own_losses",
+    "own_parts",
+    "own_script",
+    "scratch_objective",
+    "nowhere",
+    "mine",
+    "m",
+)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -29,8 +45,17 @@ def shoal_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(HOME_VARIABLE, str(home))
         patch.delenv(URL_VARIABLE, raising=False)
+        patch.delenv(FILE_VARIABLE, raising=False)
         yield home
         EmbeddedPostgres().stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def allowed_imports() -> Iterator[None]:
+    """The operator's list: modules that tests write or are, so that files decide. Inherited by processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ALLOW_VARIABLE, ",".join(("search.examples", "tests", "json", *MODULES_OF_TESTS)))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -246,3 +246,33 @@ def test_the_manifest_says_what_it_is_of(folder: TrialFolder) -> None:
 def test_no_torch_is_needed() -> None:
     program = "import sys, objectives.checkpoint_files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", [f".3-1.pt.{os.getpid()}", f".3-1.json.{os.getpid()}", "3-1.pt", "3-1.json"])
+def test_nothing_is_written_through_a_link_that_lies_in_the_way(
+    folder: TrialFolder, tmp_path: Path, name: str
+) -> None:
+    _save(folder, 1)
+    (tmp_path / "elsewhere").write_text("mine")
+    (folder.path / name).symlink_to(tmp_path / "elsewhere")
+    _save(folder, 3)
+    assert (tmp_path / "elsewhere").read_text() == "mine"
+    assert _newest(folder) == "3 of 1"
+    assert not any(path.is_symlink() for path in folder.path.iterdir())
+
+
+def test_a_link_in_place_of_a_manifest_is_not_followed(folder: TrialFolder, tmp_path: Path) -> None:
+    path = _save(folder, 1)
+    path.with_suffix(".json").rename(tmp_path / "manifest")
+    path.with_suffix(".json").symlink_to(tmp_path / "manifest")
+    assert _newest(folder) is None
+
+
+def test_what_a_link_points_to_is_not_removed(folder: TrialFolder, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine").touch()
+    _save(folder, 1)
+    (folder.path / "inner").symlink_to(tmp_path / "elsewhere")
+    folder.remove()
+    assert not folder.path.exists()
+    assert (tmp_path / "elsewhere" / "mine").exists()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from objectives import registry
 from objectives.base import CHOICES, FIELDS, Choice, TrialConfig, TrialError
+from objectives.imports import resolve_import
 from objectives.losses import resolve_loss
 from objectives.optimizers import OPTIMIZERS
 from objectives.registry import (
@@ -28,7 +29,6 @@ from objectives.registry import (
     problem_of_name,
     problem_of_value,
     problems_of,
-    resolve_import,
 )
 
 GROUPS = (*CHOICES, "augment", "data", "metric")
