@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,20 +12,21 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from search import output
-from search.commands.options import AsJson, DatabaseUrl, opened
+from search.commands.options import AsJson, DatabaseUrl, flag, opened
 from search.commands.reporting import REPORTS, terminal_table
 from search.failures import CommandError, ExitCode, Failure, bad_input
 from search.problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from search.compare.analysis import Analysis
     from search.compare.base import Comparison
     from search.compare.together import NotComparable, Together
 
 FOLDER = REPORTS / "compare"
-"""Where the files are written unless told."""
+"""Holds a folder per comparison."""
+
+LONGEST = 120
+"""Characters of such a folder's name; longer ones are cut, and told apart by a hash."""
 
 SHOWN = {
     "across": {"method": "method", "rank": "average rank", "regret": "normalised regret"},
@@ -59,7 +62,10 @@ def compare(
     methods: Annotated[
         str | None, Parameter(help="Compare only these, by commas; default: all, which all must have.")
     ] = None,
-    out: Annotated[Path | None, Parameter(help=f"Folder; default: {FOLDER}.")] = None,
+    out: Annotated[
+        Path | None, Parameter(help=f"Folder; default: {FOLDER}/ and the experiments' names.")
+    ] = None,
+    overwrite: Annotated[bool, flag("Replace a comparison of other experiments in the folder.")] = False,
     database: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -83,6 +89,9 @@ def compare(
     from search.compare.compare_form import compare_json
     from search.compare.together import NotComparable, together
 
+    folder = out if out is not None else None if as_json else compare_folder(experiments)
+    if folder is not None and not overwrite:
+        _spare_others(folder, experiments)
     with opened(database) as connection:
         collected = [collect(connection, name) for name in experiments]
     found: Sequence[tuple[Comparison, Analysis]] = [(one, analyse(one)) for one in collected]
@@ -90,7 +99,6 @@ def compare(
         result = together(found, methods=wanted)
     except NotComparable as error:
         raise _refused(error, experiments, [one.methods for one in collected]) from None
-    folder = out if out is not None else None if as_json else FOLDER
     files = None if folder is None else write_compare(result, folder)
     if files is not None:
         output.message(f"wrote {files.json}, {files.markdown.name} and {files.html.name}")
@@ -102,6 +110,27 @@ def compare(
         output.show("", f"report: {files.html.resolve()}")
     for remark in result.remarks:
         output.message(f"note: {remark}")
+
+
+def compare_folder(experiments: Sequence[str]) -> Path:
+    """Where the comparison of these experiments goes unless told, in whatever order they are named."""
+    name = "+".join(sorted(experiments))
+    if len(name) > LONGEST:
+        name = f"{name[: LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return FOLDER / name
+
+
+def _spare_others(folder: Path, experiments: Sequence[str]) -> None:
+    """Refuse a folder that holds a comparison of other experiments."""
+    from search.compare.compare_files import experiments_in
+
+    held = experiments_in(folder)
+    if held is not None and set(held) != set(experiments):
+        whose = ", ".join(held) or "something else"
+        raise bad_input(
+            f"{folder} holds a comparison of {whose}",
+            next="--overwrite replaces it, --out names another folder",
+        )
 
 
 def compare_parts(found: Together) -> tuple[RenderableType, ...]:

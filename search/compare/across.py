@@ -18,7 +18,7 @@ from search.compare import cells
 from search.compare.analysis import Analysis
 from search.compare.base import Comparison
 from search.compare.cells import left, right
-from search.compare.headline import OutcomeKind
+from search.compare.primary import OutcomeKind
 from search.compare.protocol import in_line
 from search.compare.statistics.across_datasets import BLOCKS_FOR_RANKS, RankComparison, compare_ranks
 from search.compare.statistics.power import ALPHA
@@ -33,6 +33,8 @@ class Block:
     data: str
     """Which images, or which function (`data_of`)."""
     metric: str
+    is_function: bool
+    """Whether a function is searched, which has no images."""
     scores: Mapping[str, float]
     """In the metric's own unit; methods with a value."""
     turned: Mapping[str, float]
@@ -132,6 +134,7 @@ def _block(comparison: Comparison, analysis: Analysis, outcome: OutcomeKind) -> 
         experiment=comparison.experiment,
         data=data_of(comparison),
         metric=comparison.metric,
+        is_function=comparison.is_function,
         scores=scores,
         turned={method: sign * score for method, score in scores.items()},
         regrets={
@@ -184,18 +187,25 @@ def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
+def outcome_in_words(across: Across) -> str:
+    """What scores are; functions have neither validation nor test images."""
+    images = not any(block.is_function for block in across.blocks)
+    if across.outcome == "retrained":
+        return "test, retrained" if images else "winners, retrained"
+    return "validation, in the search" if images else "best in the search"
+
+
 def across_table(across: Across) -> Table:
     """T11: average rank and regret per method, and its score in each experiment."""
     ranks = dict(
         zip(across.methods, () if across.ranks is None else across.ranks.average_ranks, strict=False)
     )
-    outcome = "test, retrained" if across.outcome == "retrained" else "validation, in the search"
     return Table(
         key="across",
         title="Several experiments together",
         caption=(
             f"Average rank (1 is best), mean normalised regret over {len(across.blocks)} experiments, and "
-            f"each method's mean over replicates ({outcome})."
+            f"each method's mean over replicates ({outcome_in_words(across)})."
         ),
         columns=(
             left("method", "method"),

@@ -10,22 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from search.compare.base import Comparison
-from search.compare.budgets import AXES, Anytime, Axis, anytime, counted_replicates, worst_value
+from search.compare.budgets import AXES, Anytime, Axis, anytime, counted_replicates, trials_given, worst_value
 from search.compare.conclusion import Conclusion, conclude
 from search.compare.cuts import BudgetCuts, budget_cuts
 from search.compare.efficiency import RANDOM, Efficiency, efficiency
-from search.compare.headline import (
-    MethodResult,
-    Primary,
-    StudyResult,
-    budget_axis,
-    method_result,
-    primary,
-    study_result,
-)
+from search.compare.headline import MethodResult, StudyResult, method_result, study_result
 from search.compare.notes import Note, notes
 from search.compare.outcomes import MethodOutcomes, method_outcomes
 from search.compare.pairs import PairFinding, find_pairs, other_pairs
+from search.compare.primary import Primary, budget_axis, primary
 from search.compare.protocol import Protocol, protocol
 from search.compare.regret import ExpectedBest, Regret, random_search, regret
 from search.compare.statistics.anytime import BAND_RESAMPLES
@@ -95,16 +88,23 @@ def analyse(comparison: Comparison, *, resamples: int = RESAMPLES) -> Analysis:
     first = _first(anytimes, budget_axis(declared.declared_axis, declared.pruner))
     studies = _studies(comparison, replicates, first)
     outcome = primary(
-        studies, comparison, first.axis, first.budget, seeds=declared.settings.retrain.seeds, worst=worst
+        studies, comparison, first.axis, first.budget, retrain=declared.settings.retrain, worst=worst
     )
     methods = tuple(
-        method_result(method, studies, outcome, comparison.direction, resamples=resamples)
+        method_result(method, studies, outcome.values[method], comparison.direction, resamples=resamples)
         for method in comparison.methods
     )
     pairs = _pairs(comparison, declared, outcome, studies, rules)
     outcomes = tuple(method_outcomes(method, comparison, studies) for method in comparison.methods)
-    fewest = min((_ended(study) for study in studies if study.counted), default=0)
-    said = notes(comparison, outcome, outcomes, replicates, fewest)
+    fewest = min((trials_given(s.study, comparison) for s in studies if s.counted), default=0)
+    said = notes(
+        comparison,
+        outcome,
+        outcomes,
+        replicates,
+        fewest_trials=fewest,
+        seeds=declared.settings.retrain.seeds,
+    )
     return Analysis(
         protocol=declared,
         rules=rules,
@@ -205,8 +205,3 @@ def _pairs(
     if outcome.kind == "retrained":
         found += find_pairs(_searched(studies), declared.pairs, rules, outcome="searched", declared=False)
     return found
-
-
-def _ended(study: StudyResult) -> int:
-    """The study's trials that count."""
-    return sum(trial.finished and trial.state != "failed" for trial in study.study.trials)

@@ -56,6 +56,8 @@ class TrialOutcome:
     diverged: bool = False
     shared_with: str | None = None
     """The study whose trial of the same number, values and seed was trained for both of them."""
+    shared_epochs: int = 0
+    """How many of `epochs` were trained for that trial alone; they count in full for both."""
     started_at: datetime | None = None
     ended_at: datetime | None = None
     curve: tuple[EpochPoint, ...] = ()
@@ -99,6 +101,56 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retrainings:
+    """Retrainings of a study's winners, the present one's and former ones', that left no reading."""
+
+    failed: int = 0
+    open: int = 0
+    """Waiting or running."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How trials of a kind trained on a kind of device, as it was measured and decided once."""
+
+    program: str
+    """The architecture in words."""
+    batch: int
+    device: str
+    fused: bool
+    reason: str | None = None
+    """Why one by one; None: fused."""
+    fused_rate: float | None = None
+    """Training images per second of all slots together when it was decided; None: not measured."""
+    alone_rate: float | None = None
+    slots: int | None = None
+    """The most that memory had room for; None: no limit was met."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSeen:
+    """A worker that held trials; what it didn't say of itself is None."""
+
+    host: str
+    trainer: str | None = None
+    """`fused`, `plain`, `function`, or the class of another engine."""
+    device: str | None = None
+    slots: int | None = None
+    most_held: int = 0
+    """The most trials that it held at once, claimed ahead ones among them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """By whom the trials were run, and how many at once, as the database recorded it."""
+
+    workers: tuple[WorkerSeen, ...] = ()
+    ways: tuple[Way, ...] = ()
+    most_held: Mapping[str, int] = field(default_factory=dict)
+    """Study → the most of its trials that were under a lease at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """All that a report is made of."""
 
@@ -115,6 +167,9 @@ class Comparison:
     studies: tuple[StudyOutcome, ...]
     """In the order in which the file lists the methods, then by replicate."""
     readings: tuple[Reading, ...] = field(default=())
+    retrainings: Mapping[str, Retrainings] = field(default_factory=dict)
+    """By the name of the study whose winner was to be trained again; those without a reading."""
+    execution: Execution = Execution()
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -121,6 +121,21 @@ def is_over(study: StudyOutcome, budget: object) -> bool:
     )
 
 
+def trials_given(study: StudyOutcome, comparison: Comparison) -> int:
+    """How long a study was meant to be, in trials: what decides whether it is a demonstration.
+
+    Of a study that has all its trials that is the budget: a grid takes as many points as fit into it,
+    and a trial that failed for good makes it no shorter. Of any other, the trials that count.
+    """
+    counting = sum(trial.finished and trial.state != "failed" for trial in study.trials)
+    limits = comparison.spec.get("budget")
+    budget = limits.get("trials") if isinstance(limits, Mapping) else None
+    if not isinstance(budget, int) or any(not trial.finished for trial in study.trials):
+        return counting
+    whole = len(study.trials) >= budget or (study.method == "grid" and counting > 0)
+    return max(counting, budget) if whole else counting
+
+
 def study_curve(
     study: StudyOutcome, axis: Axis, direction: Direction, worst: float | None
 ) -> StepCurve | None:

@@ -6,10 +6,11 @@ import math
 from datetime import datetime
 
 from search.compare.cuts import Quartiles
+from search.compare.statistics import wording
 from search.compare.statistics.base import Interval
 from search.compare.statistics.intervals import Distribution
-from search.compare.statistics.targets import Censored, SpeedUp
-from search.compare.tables import Cell, Column
+from search.compare.statistics.targets import Ratio, SpeedUp
+from search.compare.tables import Cell, Column, Value
 from search.formats import NOTHING, format_count, format_number, format_seconds, format_time, format_value
 
 EMPTY = Cell(None, NOTHING)
@@ -43,11 +44,6 @@ def number(value: float | None) -> Cell:
     return EMPTY if value is None or not math.isfinite(value) else Cell(value, format_number(value))
 
 
-def signed(value: float | None, scale: float = 1.0) -> Cell:
-    """A difference, with its sign; the text is scaled, the value is in its own unit."""
-    return EMPTY if value is None else Cell(value, f"{value * scale + 0.0:+.3g}")
-
-
 def count(value: int | None) -> Cell:
     """A whole number."""
     return EMPTY if value is None else Cell(value, format_count(value))
@@ -79,7 +75,13 @@ def quartiles(distribution: Distribution | Quartiles | None) -> Cell:
     """The middle half."""
     if distribution is None:
         return EMPTY
-    return text(f"{format_number(distribution.low_quartile)} to {format_number(distribution.high_quartile)}")
+    low, high = distribution.low_quartile, distribution.high_quartile
+    return _between(low, high, f"{format_number(low)} to {format_number(high)}")
+
+
+def _between(low: float, high: float, said: str) -> Cell:
+    """Two ends in words, with their numbers beside."""
+    return Cell(said, said, (("low", low), ("high", high)))
 
 
 def median_and_quartiles(distribution: Quartiles | None, wanted: int) -> Cell:
@@ -89,18 +91,45 @@ def median_and_quartiles(distribution: Quartiles | None, wanted: int) -> Cell:
     beside = [quartiles(distribution).text] if distribution.n > 1 else []
     beside += [f"n = {distribution.n}"] if distribution.n != wanted else []
     half = f" [{', '.join(beside)}]" if beside else ""
-    return Cell(distribution.median, f"{format_number(distribution.median)}{half}")
+    return Cell(
+        distribution.median,
+        f"{format_number(distribution.median)}{half}",
+        (("n", distribution.n), ("low", distribution.low_quartile), ("high", distribution.high_quartile)),
+    )
 
 
-def ends(interval: Interval | None, scale: float = 1.0, *, sign: bool = False) -> Cell:
+def ends(interval: Interval | None) -> Cell:
     """An interval's ends."""
     if interval is None or interval.low is None or interval.high is None:
         return EMPTY
+    low, high = (format_number(end + 0.0) for end in (interval.low, interval.high))
+    return _between(interval.low, interval.high, f"{low} to {high}")
+
+
+def difference(interval: Interval | None, scale: float = 1.0) -> tuple[Cell, Cell]:
+    """A difference with its sign, and its interval; texts are scaled, values are in their own unit."""
+    if interval is None:
+        return EMPTY, EMPTY
+    estimate = Cell(interval.estimate, wording.signed(interval.estimate, interval, scale))
+    if interval.low is None or interval.high is None:
+        return estimate, EMPTY
+    low, high = (wording.signed(end, interval, scale) for end in (interval.low, interval.high))
+    return estimate, _between(interval.low, interval.high, f"{low} to {high}")
+
+
+def with_interval(interval: Interval | None, *, digits: int = 4) -> Cell:
+    """An estimate with its interval in brackets."""
+    if interval is None:
+        return EMPTY
+    shown = format_number(interval.estimate) if digits == 4 else f"{interval.estimate:.{digits}g}"
+    if interval.low is None or interval.high is None:
+        return Cell(interval.estimate, shown)
     low, high = (
-        f"{end * scale + 0.0:+.3g}" if sign else format_number(end * scale + 0.0)
-        for end in (interval.low, interval.high)
+        format_number(end) if digits == 4 else f"{end:.{digits}g}" for end in (interval.low, interval.high)
     )
-    return text(f"{low} to {high}")
+    return Cell(
+        interval.estimate, f"{shown} ({low} to {high})", (("low", interval.low), ("high", interval.high))
+    )
 
 
 def probability(interval: Interval | None) -> Cell:
@@ -112,20 +141,33 @@ def probability_ends(interval: Interval | None) -> Cell:
     """The ends of a probability's interval."""
     if interval is None or interval.low is None or interval.high is None:
         return EMPTY
-    return text(f"{interval.low:.2f} to {interval.high:.2f}")
+    return _between(interval.low, interval.high, f"{interval.low:.2f} to {interval.high:.2f}")
 
 
 def censored(value: float | None, budget: float) -> Cell:
     """A time, or that it is more than the budget."""
-    return Cell(None, f"> {format_number(budget)}") if value is None else number(value)
+    if value is None:
+        return Cell(None, f"> {format_number(budget)}", (("more_than", budget),))
+    return number(value)
 
 
 def speed_up(found: SpeedUp | None) -> tuple[Cell, Cell]:
-    """The ratio and its interval."""
+    """The ratio and its interval; what is only a bound is no number."""
     if found is None:
         return EMPTY, EMPTY
-    return _ratio(found.ratio), EMPTY if found.low is None else text(f"{found.low} to {found.high}")
+    if found.low is None or found.high is None:
+        return ratio(found.ratio), EMPTY
+    parts = ("low", found.low), ("high", found.high)
+    beside = [(name, value) for end, one in parts for name, value in _told(one, f"{end}_")]
+    return ratio(found.ratio), Cell(found.interval, found.interval, tuple(beside))
 
 
-def _ratio(found: Censored) -> Cell:
-    return Cell(None if found.censored else found.value, str(found))
+def ratio(found: Ratio) -> Cell:
+    """A ratio, or its bound in words."""
+    value = found.value if found.bound == "exact" else None
+    return Cell(value, str(found), _told(found, ""))
+
+
+def _told(found: Ratio, prefix: str) -> tuple[tuple[str, Value], ...]:
+    """The number under a name that says what it is: `exact`, `at_least` or `at_most`."""
+    return ((f"{prefix}{found.bound}", found.value),)

@@ -7,15 +7,35 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from search.compare.base import Comparison, EpochPoint, Reading, StudyOutcome, TrialOutcome
+from search.compare.base import (
+    Comparison,
+    EpochPoint,
+    Execution,
+    Reading,
+    Retrainings,
+    StudyOutcome,
+    TrialOutcome,
+    Way,
+    WorkerSeen,
+)
 from storage import queries
+from storage.attempts import Attempts
 from storage.curves import Curves
 from storage.experiments import Experiments
+from storage.programs import Programs
 from storage.test_readings import TestReadings
 
 if TYPE_CHECKING:
     from storage.database import Database
-    from storage.records import CurveArrays, StudyRecord, TestReading, TrialRow
+    from storage.records import (
+        CrewMember,
+        CurveArrays,
+        ProgramRecord,
+        StudyProgress,
+        StudyRecord,
+        TestReading,
+        TrialRow,
+    )
 
 
 def collect(database: Database, experiment: str) -> Comparison:
@@ -44,7 +64,59 @@ def collect(database: Database, experiment: str) -> Comparison:
             Curves(database).points(record.id, metric),
         ),
         readings=readings(TestReadings(database).of_experiment(record.id), studies, rows),
+        retrainings=retrainings(studies, queries.progress(database, record.id, role="retraining")),
+        execution=execution(
+            Attempts(database).crew(record.id),
+            Programs(database).of_experiment(record.id),
+            Attempts(database).most_held(record.id),
+        ),
     )
+
+
+def retrainings(studies: Iterable[StudyRecord], progress: Iterable[StudyProgress]) -> dict[str, Retrainings]:
+    """By the searching study's name, its retrainings that failed or are still open."""
+    named = {(study.method, study.replicate): study.name for study in studies}
+    return {
+        named[place]: Retrainings(failed=one.failed, open=one.waiting + one.running)
+        for one in progress
+        if (place := (one.study.method, one.study.replicate)) in named
+    }
+
+
+def execution(
+    crew: Iterable[CrewMember], programs: Iterable[ProgramRecord], most_held: Mapping[str, int]
+) -> Execution:
+    """How the trials were run, from what workers and their attempts left in the database."""
+    return Execution(
+        workers=tuple(
+            WorkerSeen(
+                host=one.host,
+                trainer=_text(one.told.get("trainer")),
+                device=_text(one.told.get("device")),
+                slots=slots if isinstance(slots := one.told.get("slots"), int) else None,
+                most_held=one.most_held,
+            )
+            for one in crew
+        ),
+        ways=tuple(
+            Way(
+                program=one.program,
+                batch=one.batch,
+                device=one.device,
+                fused=one.fused,
+                reason=one.reason,
+                fused_rate=one.fused_rate,
+                alone_rate=one.alone_rate,
+                slots=one.slots,
+            )
+            for one in programs
+        ),
+        most_held=dict(most_held),
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def in_file_order(studies: Iterable[StudyRecord], spec: Mapping[str, object]) -> list[StudyRecord]:
@@ -85,6 +157,8 @@ def trial_outcome(row: TrialRow, curve: CurveArrays | None) -> TrialOutcome:
         attempts=row.attempts,
         reason=row.reason,
         diverged=row.diverged,
+        shared_with=row.shared_with,
+        shared_epochs=row.shared_epochs,
         started_at=row.started_at,
         ended_at=row.ended_at,
         curve=() if curve is None else tuple(map(_point, *curve)),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from search.compare.compare_form import compare_json
-from search.compare.figures.files import contents_data, write_csv_files
+from search.compare.figures.files import contents_data, write_data_files
 from search.compare.page import Block, Section, render_page
 from search.compare.render import escape_markdown, markdown_table, write_text
 from search.compare.templating import template_environment
@@ -35,18 +36,29 @@ class CompareFiles:
     markdown: Path
     html: Path
     data: tuple[Path, ...]
-    """The CSV files, in `compare-data`."""
+    """The data files, in `compare-data`."""
 
 
 def write_compare(found: Together, folder: Path) -> CompareFiles:
     """Write all files into the folder, making it if it is missing. Raises `OSError` where it can't be."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = write_csv_files(folder / FOLDER, contents_data(found.figures, found.tables))
+    data = write_data_files(folder / FOLDER, contents_data(found.figures, found.tables))
     files = CompareFiles(folder / "compare.json", folder / "compare.md", folder / "compare.html", data)
     write_text(files.json, compare_json(found))
     write_text(files.markdown, compare_markdown(found))
     write_text(files.html, compare_html(found))
     return files
+
+
+def experiments_in(folder: Path) -> tuple[str, ...] | None:
+    """The experiments that a folder's comparison is of; none if it can't be told, None without one."""
+    try:
+        held = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+        return tuple(str(one["experiment"]) for one in held["experiments"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError):
+        return ()
 
 
 def compare_markdown(found: Together) -> str:

@@ -1,4 +1,7 @@
-"""`compare.json`: several experiments together for programs, and its text."""
+"""`compare.json`: several experiments together for programs, and its text.
+
+`compare.schema.json` beside this file is made from these classes (a test keeps them equal).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pydantic import Field
 
 from search.compare.base import Direction
 from search.compare.document import table_form, to_json
-from search.compare.headline import OutcomeKind
+from search.compare.primary import OutcomeKind
 from search.compare.report_blocks import Form, TableForm
 from search.compare.together import Together
 
@@ -107,3 +110,12 @@ def compare_document(found: Together) -> dict[str, Any]:
 def compare_json(found: Together) -> str:
     """The text of `compare.json`."""
     return to_json(compare_document(found))
+
+
+def compare_schema() -> dict[str, Any]:
+    """The JSON Schema of `compare.json`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA,
+        **CompareForm.model_json_schema(mode="serialization", by_alias=True),
+    }

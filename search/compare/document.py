@@ -25,7 +25,7 @@ from search.compare.statistics.anytime import Band
 from search.compare.statistics.base import FloatArray, Interval
 from search.compare.statistics.hypothesis_tests import RankTest
 from search.compare.statistics.intervals import Distribution
-from search.compare.statistics.targets import Censored, SpeedUp
+from search.compare.statistics.targets import Ratio, SpeedUp
 from search.compare.tables import Table, Value
 
 __all__ = ["SCHEMA", "Json", "document", "plain", "to_json"]
@@ -78,6 +78,7 @@ def report(comparison: Comparison, analysis: Analysis, tables: Sequence[Table]) 
             meaningful=settings.meaningful,
             power=settings.power,
             retraining_seeds=settings.retrain.seeds,
+            retraining_at_least=settings.retrain.at_least,
         ),
         verdict=form.VerdictForm(text=found.verdict, claims=found.claims, not_shown=found.not_shown),
         notes=tuple(blocks.NoteForm(kind=note.kind, text=note.text) for note in analysis.notes),
@@ -89,6 +90,11 @@ def report(comparison: Comparison, analysis: Analysis, tables: Sequence[Table]) 
             budget=primary.budget,
             retrained=primary.retrained,
             to_retrain=primary.to_retrain,
+            ranked=primary.ranked,
+            seeds_needed=primary.needed,
+            lacking=tuple(form.LackingForm(**asdict(one)) for one in primary.lacking),
+            common_budget=primary.common,
+            beyond_budget=primary.beyond,
             missing=primary.missing,
             values=tuple(
                 form.ValueForm(method=method, replicate=replicate, value=value)
@@ -281,15 +287,18 @@ def _efficiency(axis: AxisEfficiency, method: MethodEfficiency) -> form.Efficien
 
 def _speed_up(found: SpeedUp) -> blocks.SpeedUpForm:
     return blocks.SpeedUpForm(
-        ratio=_censored(found.ratio),
-        low=None if found.low is None else _censored(found.low),
-        high=None if found.high is None else _censored(found.high),
+        ratio=_ratio(found.ratio),
+        low=None if found.low is None else _ratio(found.low),
+        high=None if found.high is None else _ratio(found.high),
         level=found.level,
+        text=str(found),
     )
 
 
-def _censored(found: Censored) -> blocks.CensoredForm:
-    return blocks.CensoredForm(value=found.value, censored=found.censored)
+def _ratio(found: Ratio) -> blocks.CensoredForm:
+    return blocks.CensoredForm(
+        value=found.value, censored=found.bound == "at_least", bound=found.bound, text=str(found)
+    )
 
 
 def _expected_best(analysis: Analysis) -> form.ExpectedBestForm | None:

@@ -3,7 +3,8 @@
 - *Incumbent*: a study's best trial among those trained to their end that didn't diverge; ties go to
   the lower number. A pruned trial is never one: it was not trained as far as its rivals.
 - *Retrained score*: the mean over fresh seeds of the test metric of that incumbent. Readings of
-  another trial (an incumbent of the past) and readings made by hand don't count.
+  another trial (an incumbent of the past) and readings made by hand don't count. Which outcome is
+  compared, and with how many seeds a winner counts, is decided in `primary`.
 - *Selection bias*: the incumbent's value in the search less the mean validation value of its
   retraining, turned so that a positive number flatters the method.
 - A study whose trained trials all diverged is worth the worst finite value, unless those of all
@@ -17,14 +18,10 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from search.compare.base import Comparison, Direction, Reading, StudyOutcome, TrialOutcome
-from search.compare.budgets import Axis
 from search.compare.statistics.anytime import StepCurve
 from search.compare.statistics.intervals import Distribution, describe
-
-OutcomeKind: TypeAlias = Literal["retrained", "searched"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,29 +85,6 @@ class MethodResult:
     selection_bias: Distribution | None
     best: StudyResult | None
     """The study with the best primary outcome; ties go to the lower replicate."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Primary:
-    """The outcome that the declared comparison is about."""
-
-    kind: OutcomeKind
-    axis: Axis
-    """What the budget below is counted in."""
-    budget: float | None
-    """At which budget values are taken; None: of whole studies, or nothing has been spent."""
-    values: Mapping[str, Mapping[int, float]]
-    """Method → replicate → value, in the metric's own unit; every method, some without a value."""
-    missing: tuple[str, ...]
-    """Names of counted studies without a value."""
-    retrained: int
-    """Counted studies whose incumbent has been retrained with all seeds."""
-    to_retrain: int
-    """Counted studies that have an incumbent."""
-    title: str
-    """What the values are, in a few words, for headings and axes."""
-    text: str
-    """How they came about, in one or two sentences."""
 
 
 def incumbent(trials: Iterable[TrialOutcome], direction: Direction) -> TrialOutcome | None:
@@ -188,113 +162,21 @@ def _has(metrics: Mapping[str, float], name: str) -> bool:
     return name in metrics and math.isfinite(metrics[name])
 
 
-def budget_axis(declared: Axis, pruner: str) -> Axis:
-    """The axis of the primary equal budget.
-
-    As declared, but for the default: epochs stands for trials where nothing is pruned. Without
-    pruning every trial is trained to its end, and equal trials are equal efforts; equal epochs
-    would cut every other study where one study's trials diverged early.
-    """
-    return "trials" if declared == "epochs" and pruner == "none" else declared
-
-
-def primary(
-    studies: tuple[StudyResult, ...],
-    comparison: Comparison,
-    axis: Axis,
-    budget: float | None,
-    *,
-    seeds: int,
-    worst: float | None,
-) -> Primary:
-    """The outcome to compare: retrained test scores if every winner has them, else search-time values."""
-    counted = [study for study in studies if study.counted]
-    winners = [study for study in counted if study.incumbent is not None]
-    done = sum(_is_done(study, seeds) for study in winners)
-    retrained = 0 < len(winners) == done
-    values: dict[str, dict[int, float]] = {method: {} for method in comparison.methods}
-    # Where everything diverged there is nothing to compare, and least of all to call equivalent.
-    for study in counted if winners else []:
-        value = _score(study, worst) if retrained else study.at_budget
-        if value is not None:
-            values[study.method][study.replicate] = value
-    kind: OutcomeKind = "retrained" if retrained else "searched"
-    return Primary(
-        kind=kind,
-        axis=axis,
-        budget=None if retrained else budget,
-        values=values,
-        missing=tuple(s.study.name for s in counted if s.replicate not in values[s.method]),
-        retrained=done,
-        to_retrain=len(winners),
-        title=(
-            f"{comparison.scored} of retrained winners"
-            if retrained
-            else f"best {comparison.judged} in the search"
-        ),
-        text=_trained_again(seeds, function=comparison.is_function)
-        if retrained
-        else _selected(comparison.judged, axis, budget if winners else None, _why(done, len(winners), seeds)),
-    )
-
-
-def _is_done(study: StudyResult, seeds: int) -> bool:
-    return study.retrained is not None and len(study.retrained.seeds) >= max(1, seeds)
-
-
-def _score(study: StudyResult, worst: float | None) -> float | None:
-    """The retrained score; a study whose trials all diverged has none, and is worth the worst value."""
-    if study.retrained is not None:
-        return study.retrained.test_mean
-    return worst if study.searched is not None else None
-
-
-_SPENT: dict[Axis, str] = {
-    "trials": "{:g} trials",
-    "epochs": "{:,.0f} epochs",
-    "seconds": "{:,.4g} device and sampler seconds",
-}
-
-
-def in_words(axis: Axis, amount: float) -> str:
-    """`60 trials`, `1,200 epochs`: an amount of one budget."""
-    return _SPENT[axis].format(amount)
-
-
-def _trained_again(seeds: int, *, function: bool) -> str:
-    fresh = "1 fresh seed" if seeds <= 1 else f"{seeds} fresh seeds"
-    where = "" if function else " and scored on the sealed test set"
-    return (
-        f"Each study's winner was trained again with {fresh}{where}; a study counts with the mean over them."
-    )
-
-
-def _selected(judged: str, axis: Axis, budget: float | None, why: str) -> str:
-    if budget is None:
-        return "No study has a trial that was trained to its end without diverging."
-    return (
-        f"Each study counts with its best {judged} after {in_words(axis, budget)}, the largest budget that "
-        f"all of them spent. It was selected among many values, so it flatters every method: {why}."
-    )
-
-
-def _why(done: int, winners: int, seeds: int) -> str:
-    if done:
-        return f"only {done} of {winners} winners have been retrained"
-    return "the file asks for no retraining" if seeds == 0 else "winners have not been retrained"
-
-
 def method_result(
-    method: str, studies: tuple[StudyResult, ...], outcome: Primary, direction: Direction, *, resamples: int
+    method: str,
+    studies: tuple[StudyResult, ...],
+    values: Mapping[int, float],
+    direction: Direction,
+    *,
+    resamples: int,
 ) -> MethodResult:
-    """One method over the counted replicates."""
+    """One method over the counted replicates; `values`: its primary outcome by replicate."""
     counted = [study for study in studies if study.counted and study.method == method]
 
     def over(values: Iterable[float | None]) -> Distribution | None:
         there = [value for value in values if value is not None]
         return describe(there, direction, resamples=resamples) if there else None
 
-    values = outcome.values[method]
     best: StudyResult | None = None
     for study in sorted(counted, key=lambda study: study.replicate):
         if study.replicate in values and (

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search.compare.primary import beyond_in_words, lacking_in_words
 from search.evidence import few_replicates, few_trials
 
 if TYPE_CHECKING:
     from search.compare.base import Comparison
-    from search.compare.headline import Primary
     from search.compare.outcomes import MethodOutcomes
+    from search.compare.primary import Primary
 
 UNEQUAL_BUDGETS = 1.1
 """Ratio of epochs spent per study between methods above which the report points it out."""
@@ -30,11 +31,22 @@ def notes(
     primary: Primary,
     outcomes: Sequence[MethodOutcomes],
     replicates: Sequence[int],
+    *,
     fewest_trials: int,
+    seeds: int,
 ) -> tuple[Note, ...]:
-    """What a reader must know before believing the numbers, the gravest first."""
+    """What a reader must know before believing the numbers, the gravest first.
+
+    `fewest_trials`: of the smallest counted study; `seeds`: with how many winners were to be retrained.
+    """
     found: list[Note] = [*_progress_notes(comparison, outcomes, replicates)]
-    empty = [method for method, values in primary.values.items() if not values]
+    left_out = {one.study for one in primary.left_out} if primary.kind == "retrained" else set()
+    missing = [name for name in primary.missing if name not in left_out]
+    empty = [
+        method
+        for method, values in primary.values.items()
+        if not values and not any(study.name in left_out for study in comparison.studies_of(method))
+    ]
     if empty:
         found.append(
             Note(
@@ -42,8 +54,8 @@ def notes(
                 f"No trial was trained to its end without diverging for: {', '.join(empty)}. No best value.",
             )
         )
-    elif primary.missing:
-        found.append(Note("studies_without_value", f"Studies without a value: {', '.join(primary.missing)}."))
+    elif missing:
+        found.append(Note("studies_without_value", f"Studies without a value: {', '.join(missing)}."))
     if outcomes and (said := few_replicates(len(replicates))):
         found.append(Note("too_few_replicates", _sentence(said)))
     if comparison.studies and (said := few_trials(fewest_trials)):
@@ -52,7 +64,7 @@ def notes(
     failed = sum(method.counts.failed for method in outcomes)
     if failed:
         found.append(Note("failed_trials", f"{failed} trials failed; 'shoal trials' shows their reasons."))
-    found.extend(_selection_notes(primary, comparison.judged))
+    found.extend(_selection_notes(primary, comparison.judged, seeds))
     return tuple(found)
 
 
@@ -85,16 +97,25 @@ def _progress_notes(
     ]
 
 
-def _selection_notes(primary: Primary, judged: str) -> list[Note]:
+def _selection_notes(primary: Primary, judged: str, seeds: int) -> list[Note]:
     """What the primary outcome hides."""
-    if primary.kind == "retrained" or not any(primary.values.values()):
+    if primary.kind == "retrained":
+        found = []
+        if primary.lacking:
+            found.append(Note("retraining_incomplete", lacking_in_words(primary, seeds)))
+        if primary.beyond:
+            found.append(Note("winners_beyond_budget", beyond_in_words(primary)))
+        return found
+    if not any(primary.values.values()):
         return []
-    if primary.retrained:
+    if seeds and any(one.seeds for one in primary.lacking):
+        until = "Until all have" if primary.ranked else "As long as none has"
         return [
             Note(
                 "retraining_unfinished",
-                f"Winners retrained with all their seeds: {primary.retrained} of {primary.to_retrain}. Until "
-                f"all are, the best {judged} in the search is compared, which flatters every method.",
+                f"Winners retrained with at least {primary.needed} seeds: {primary.ranked} of "
+                f"{primary.to_retrain}. {until}, the best {judged} in the search is compared, which "
+                "flatters every method.",
             )
         ]
     return [

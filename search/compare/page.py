@@ -41,7 +41,6 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "table:pairs-exploratory",
             "figure:time-to-target",
             "table:efficiency",
-            "table:regret",
         ),
     ),
     (
@@ -51,6 +50,8 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "figure:best-so-far-epochs",
             "figure:best-so-far-trials",
             "figure:best-so-far-seconds",
+            "figure:regret",
+            "table:regret",
             "figure:superiority",
             "table:cuts",
             "table:expected-best",
@@ -152,7 +153,7 @@ def render_page(template: str, figures: Sequence[Figure], **values: object) -> s
 def sections_of(contents: Contents, analysis: Analysis) -> tuple[Section, ...]:
     """The page's sections that hold anything; the declared budget's curve is the first of its kind.
 
-    The table of importances stands under its figure and isn't repeated.
+    The tables of importances and of regret stand under their figures and aren't repeated.
     """
     shown = {figure.table for figure in contents.figures}
     blocks: dict[str, Block] = {f"table:{t.key}": t for t in contents.tables if t not in shown}

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from search.compare.headline import OutcomeKind
+from search.compare.primary import OutcomeKind
 from search.compare.statistics.base import Sample
 from search.compare.statistics.verdict import PairResult, Rules, compare_pairs
 from search.compare.statistics.wording import paragraph

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from search.compare.base import Comparison
 from search.compare.budgets import Axis
+from search.compare.execution import execution_entries, most_in_flight
 from search.compare.pairs import declared_pairs
 from search.evidence import REPLICATES_FOR_A_CLAIM, TRIALS_FOR_A_COMPARISON
 from search.formats import NOTHING, format_time, format_value
@@ -74,6 +75,7 @@ def protocol(comparison: Comparison) -> Protocol:
             *_design(comparison, pruner),
             *_declared(comparison, settings, pairs),
             *_methods(comparison),
+            *(Entry("execution", name, text) for name, text in execution_entries(comparison)),
             *_environment(comparison.environment),
         ),
         space=_space(comparison),
@@ -152,7 +154,8 @@ def _declared(
             "none"
             if seeds == 0
             else f"each study's winner with {seeds} fresh seed{'' if seeds == 1 else 's'}"
-            + ("" if comparison.is_function else ", scored on the sealed test set"),
+            + ("" if comparison.is_function else ", scored on the sealed test set")
+            + f"; it counts with {min(seeds, settings.retrain.at_least)} of them or more",
         ),
         ("replicates for a claim", str(REPLICATES_FOR_A_CLAIM)),
         ("trials for more than a demonstration", str(TRIALS_FOR_A_COMPARISON)),
@@ -170,7 +173,9 @@ def _methods(comparison: Comparison) -> list[Entry]:
         at_once = "any number of" if in_flight is None else format_value(in_flight)
         rest = in_line({name: value for name, value in own.items() if name != "in_flight"})
         trials = "trial" if in_flight == 1 else "trials"
-        text = f"{at_once} {trials} of a study at once{'; ' if rest else ''}{rest}"
+        most = most_in_flight(comparison, method)
+        in_fact = "" if most is None else f" (in fact {most} at most)"
+        text = f"{at_once} {trials} of a study at once{in_fact}{'; ' if rest else ''}{rest}"
         if method == "grid":
             text += f"; {LEVELS.get(str(own.get('levels', 'given')), LEVELS['given'])}"
         entries.append(Entry("methods", method, text))

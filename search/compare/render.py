@@ -41,7 +41,7 @@ class ReportFiles:
     markdown: Path
     html: Path
     data: tuple[Path, ...] = ()
-    """The CSV files of figures, tables and trials, in `report-data`."""
+    """The data files of figures, tables and trials, in `report-data`."""
 
 
 def write_report(

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from search.compare.statistics.base import IntervalKind
+from search.compare.statistics.targets import Bound
 
 
 class Form(BaseModel):
@@ -93,10 +94,15 @@ class BandForm(Form):
 
 
 class CensoredForm(Form):
-    """A number, or (censored) that it is more than that."""
+    """A ratio, or a bound of it: read `bound` before `value`."""
 
     value: float
     censored: bool
+    """Whether it is that much or more (`bound` is `at_least`)."""
+    bound: Bound
+    """`at_least`, `at_most`: the ratio isn't known, and `value` is only its bound."""
+    text: str
+    """As it is shown: `×1.8`, `at least ×4`."""
 
 
 class SpeedUpForm(Form):
@@ -106,6 +112,8 @@ class SpeedUpForm(Form):
     low: CensoredForm | None
     high: CensoredForm | None
     level: float
+    text: str
+    """With its interval, as it is shown."""
 
 
 class ColumnForm(Form):

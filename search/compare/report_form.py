@@ -13,7 +13,7 @@ from pydantic import Field
 
 from search.compare.base import Direction, Purpose
 from search.compare.budgets import Axis
-from search.compare.headline import OutcomeKind
+from search.compare.primary import OutcomeKind
 from search.compare.report_blocks import (
     BandForm,
     CountsForm,
@@ -64,6 +64,8 @@ class DeclaredForm(Form):
     meaningful: float
     power: float
     retraining_seeds: int
+    retraining_at_least: int
+    """Seeds with which a winner counts, if not all finish."""
 
 
 class VerdictForm(Form):
@@ -83,6 +85,16 @@ class ValueForm(Form):
     value: float
 
 
+class LackingForm(Form):
+    """A winner that was not retrained with all seeds."""
+
+    study: str
+    seeds: int
+    """Those that finished."""
+    failed: int
+    """Retrainings of the study that failed for good."""
+
+
 class PrimaryForm(Form):
     """The outcome that declared pairs are compared on."""
 
@@ -96,6 +108,15 @@ class PrimaryForm(Form):
     retrained: int
     """Counted studies whose winner was retrained with all seeds."""
     to_retrain: int
+    ranked: int
+    """Those retrained with at least `seeds_needed` seeds."""
+    seeds_needed: int
+    """0: no winner was to be retrained."""
+    lacking: tuple[LackingForm, ...]
+    common_budget: float | None
+    """What all counted studies have spent."""
+    beyond_budget: tuple[str, ...]
+    """Ranked studies whose winner was found after it."""
     missing: tuple[str, ...]
     """Counted studies without a value."""
     values: tuple[ValueForm, ...]

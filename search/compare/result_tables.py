@@ -45,12 +45,13 @@ def headline(comparison: Comparison, analysis: Analysis) -> Table:
                 cells.count(0 if score is None else score.n),
                 cells.median(score),
                 cells.EMPTY if score is None or score.n == 1 else cells.quartiles(score),
+                cells.EMPTY if score is None or score.n == 1 else cells.number(score.interquartile_mean),
                 cells.number(None if score is None else score.mean.estimate),
                 cells.ends(None if score is None else score.mean),
                 cells.number(None if score is None else score.best),
                 cells.number(None if score is None else score.worst),
                 cells.median(method.searched),
-                cells.signed(None if bias is None else bias.mean.estimate, analysis.rules.scale),
+                cells.difference(None if bias is None else bias.mean, analysis.rules.scale)[0],
             )
         )
     unit = analysis.rules.unit
@@ -58,8 +59,9 @@ def headline(comparison: Comparison, analysis: Analysis) -> Table:
         key="headline",
         title=f"{analysis.primary.title[0].upper()}{analysis.primary.title[1:]}",
         caption=(
-            f"{analysis.primary.text} {_over(len(analysis.replicates))} Selection bias: the winner's "
-            f"{comparison.judged} in the search less the mean of the same when retrained"
+            f"{analysis.primary.text} {_over(len(analysis.replicates))} IQM: the mean of the middle half. "
+            f"Selection bias: the winner's {comparison.judged} in the search less the mean of the same when "
+            "retrained"
             f"{', turned' if comparison.direction == 'minimize' else ''}; positive flatters."
         ),
         columns=(
@@ -67,6 +69,7 @@ def headline(comparison: Comparison, analysis: Analysis) -> Table:
             right("n", "replicates"),
             right("median", "median"),
             right("quartiles", "middle half"),
+            right("interquartile_mean", "IQM"),
             right("mean", "mean"),
             right("mean_interval", "95 % interval"),
             right("best", "best"),
@@ -155,8 +158,7 @@ def _pair_table(
                 cells.text(pair.name),
                 cells.text(outcomes[pair.outcome]),
                 cells.count((result := pair.result).replicates),
-                cells.signed(None if result.difference is None else result.difference.estimate, rules.scale),
-                cells.ends(result.difference, rules.scale, sign=True),
+                *cells.difference(result.difference, rules.scale),
                 cells.probability(result.superiority),
                 cells.probability_ends(result.superiority),
                 cells.p_value(None if result.test is None else result.test.p_value),
@@ -239,7 +241,8 @@ def efficiency(comparison: Comparison, analysis: Analysis) -> Table:
         caption=(
             f"{found.text}{target} Expected: budget spent by all replicates per success. Median: Kaplan and "
             "Meier's; > where fewer than half reached it. Speed-up: random search's budget for the method's "
-            f"final median {comparison.metric}, over the method's; > where random search did not get there."
+            f"final median {comparison.metric}, over the method's; at least so much where random search did "
+            "not get there, at most so much where its first value was already as good."
         ),
         columns=(
             left("axis", "budget"),

@@ -17,6 +17,9 @@ class Cell:
     """Full precision, for CSV and JSON; None for nothing."""
     text: str
     """As it is shown; never empty (`formats.NOTHING` stands for nothing)."""
+    parts: tuple[tuple[str, Value], ...] = ()
+    """What the text says beside the value, by name, in full: `low` and `high` of an interval, or that the
+    value is a bound. Columns of their own in the table's data file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ def _headlines(found: Found, across: Across) -> Table:
                     cells.number(None if score is None else score.mean.estimate),
                     cells.ends(None if score is None else score.mean),
                     cells.number(block.regrets.get(result.method)),
-                    cells.signed(None if bias is None else bias.mean.estimate, analysis.rules.scale),
+                    cells.difference(None if bias is None else bias.mean, analysis.rules.scale)[0],
                 )
             )
     return Table(
@@ -249,8 +249,7 @@ def _pair_row(
         cells.text(experiment),
         cells.text(pair.name),
         cells.count(result.replicates),
-        cells.signed(None if result.difference is None else result.difference.estimate, scale),
-        cells.ends(result.difference, scale, sign=True),
+        *cells.difference(result.difference, scale),
         cells.probability(result.superiority),
         cells.probability_ends(result.superiority),
         cells.p_value(result.holm_p),

@@ -148,3 +148,17 @@ def test_experiments_are_named_once() -> None:
         together(experiment("x"), experiment("x"))
     with pytest.raises(ValueError, match="One or more"):
         compare_experiments([])
+
+
+def test_functions_have_no_images_in_words() -> None:
+    def words(*found: Comparison) -> str:
+        return across_table(together(*found)).caption
+
+    def function(name: str) -> Comparison:
+        one = experiment(name)
+        return replace(one, spec={**one.spec, "objective": {"function": f"mine:{name}"}, "data": None})
+
+    assert "validation, in the search" in words(experiment("x"), experiment("y"))
+    for found in ((function("x"), function("y")), (function("x"), experiment("y"))):
+        assert "best in the search" in words(*found)
+        assert "validation" not in words(*found)

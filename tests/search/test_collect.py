@@ -7,13 +7,17 @@ import io
 import json
 
 import pytest
+import sqlalchemy
 
 from search.compare.analysis import analyse
+from search.compare.base import Retrainings
 from search.compare.collect import collect
 from search.export import epoch_rows, trial_rows, write_csv, write_json_lines
 from storage.database import Database
 from storage.errors import ExperimentNotFound
 from storage.experiments import Experiments
+from storage.programs import Programs
+from storage.records import ProgramRecord
 from storage.test_readings import TestReadings
 from tests.contracts.stored_experiment import SPEC, store_experiment
 
@@ -68,6 +72,37 @@ def test_readings_of_the_test_set_are_in_the_comparison(database: Database) -> N
     )  # fmt: skip
     (reading,) = collect(database, "stored").readings
     assert (reading.method, reading.replicate, reading.metrics["accuracy"]) == ("tpe", 1, 0.4)
+
+
+def test_it_says_who_ran_the_trials_and_how_many_at_once(database: Database) -> None:
+    record = store_experiment(database)
+    Programs(database).put(
+        record.id, ProgramRecord(program="p", batch=32, device="d", fused=False, reason="why", slots=3)
+    )
+    execution = collect(database, "stored").execution
+    (worker,) = execution.workers
+    assert (worker.trainer, worker.device, worker.slots, worker.most_held) == (None, None, None, 1)
+    assert execution.most_held == {f"stored/{m}/{r}": 1 for m in ("random", "tpe") for r in (0, 1)}
+    (way,) = execution.ways
+    assert (way.program, way.batch, way.device, way.fused, way.reason, way.slots) == (
+        "p", 32, "d", False, "why", 3,
+    )  # fmt: skip
+
+
+def test_retrainings_that_failed_are_counted_by_the_search(database: Database) -> None:
+    store_experiment(database)
+    record = store_experiment(database, name="again")
+    with database.begin() as connection:
+        change = """
+        UPDATE shoal.experiment_studies SET experiment_id = :stored, role = 'retraining'
+        WHERE name = 'again/tpe/1'
+        """
+        stored = Experiments(database).get("stored").id
+        connection.execute(sqlalchemy.text(change), {"stored": stored})
+    found = collect(database, "stored")
+    assert found.retrainings == {"stored/tpe/1": Retrainings(failed=1, open=0)}
+    assert len(found.studies) == 4
+    assert collect(database, record.name).retrainings == {}
 
 
 def test_unknown_experiments_are_not_found(database: Database) -> None:

@@ -9,11 +9,17 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
+import pytest
+
+from search.compare import compare_form
 from search.compare.analysis import analyse
-from search.compare.compare_files import compare_html, compare_markdown, write_compare
-from search.compare.compare_form import CompareForm, compare_document, compare_json
+from search.compare.compare_files import compare_html, compare_markdown, experiments_in, write_compare
+from search.compare.compare_form import CompareForm, compare_document, compare_json, compare_schema
 from search.compare.together import Together, together
 from tests.contracts.comparison_values import drawn
+
+SHIPPED = Path(compare_form.__file__).with_name("compare.schema.json")
 
 EVIL = "<script>document.title='taken'</script>|*x*`"
 
@@ -59,6 +65,30 @@ def test_the_document_holds_ranks_and_scores_in_full() -> None:
     assert held["experiments"][0]["scores"] == dict(result.across.blocks[0].scores)
     assert [table["key"] for table in held["tables"]] == [table.key for table in result.tables]
     assert CompareForm.model_validate_json(compare_json(result)).methods == ("random", "tpe")
+
+
+def test_the_shipped_schema_is_that_of_the_form() -> None:
+    """Made again by: json.dumps(compare_schema(), indent=2, ensure_ascii=False)."""
+    assert json.loads(SHIPPED.read_text(encoding="utf-8")) == compare_schema()
+
+
+@pytest.mark.parametrize("names", [("first", "second"), tuple(f"e{n}" for n in range(6))])
+def test_documents_follow_the_shipped_schema(names: tuple[str, ...]) -> None:
+    validator = jsonschema.Draft202012Validator(json.loads(SHIPPED.read_text(encoding="utf-8")))
+    validator.check_schema(compare_schema())
+    body = json.loads(compare_json(found(names)))
+    assert [error.message for error in validator.iter_errors(body)] == []
+    for key, value in (("schema", "shoal.compare/0"), ("ranks", None), ("more", 1)):
+        assert list(validator.iter_errors({**body, key: value}))
+
+
+def test_a_folder_says_whose_comparison_it_holds(tmp_path: Path) -> None:
+    assert experiments_in(tmp_path) is None
+    write_compare(found(), tmp_path)
+    assert experiments_in(tmp_path) == ("first", "second")
+    for text in ("", "[]", '{"experiments": 3}', '{"experiments": [{}]}'):
+        (tmp_path / "compare.json").write_text(text, encoding="utf-8")
+        assert experiments_in(tmp_path) == ()
 
 
 def test_the_page_is_whole_and_asks_nobody() -> None:

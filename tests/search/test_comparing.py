@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
+from search.commands.comparing import compare_folder
 from storage.database import Database
 from tests.contracts.shoal_command import document, printed
 from tests.contracts.stored_experiment import store_experiment
@@ -25,9 +26,9 @@ def test_it_writes_files_and_prints_tables(two: Database, capsys: pytest.Capture
     assert out.startswith("Lowest average rank over 2 experiments: random, tpe, 1.50.")
     for words in ("Several experiments together", "The experiments", "Declared pairs in each experiment"):
         assert words in out
-    assert out.rstrip().endswith("reports/compare/compare.html")
-    assert "wrote reports/compare/compare.json" in err
-    held = json.loads(Path("reports/compare/compare.json").read_text(encoding="utf-8"))
+    assert out.rstrip().endswith("reports/compare/other+stored/compare.html")
+    assert "wrote reports/compare/other+stored/compare.json" in err
+    held = json.loads(Path("reports/compare/other+stored/compare.json").read_text(encoding="utf-8"))
     assert [one["experiment"] for one in held["experiments"]] == ["stored", "other"]
 
 
@@ -37,6 +38,41 @@ def test_json_writes_files_only_where_told(two: Database, capsys: pytest.Capture
     assert not Path("reports").exists()
     again = document(capsys, "compare", "stored", "other", "--out", "there")
     assert json.loads(Path("there/compare.json").read_text(encoding="utf-8"))["ranks"] == again["ranks"]
+
+
+def test_a_comparison_of_others_is_never_overwritten_silently(
+    two: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store_experiment(two, name="third")
+    document(capsys, "compare", "stored", "other", "--out", "there")
+    before = Path("there/compare.json").read_bytes()
+    out, err = printed(capsys, "compare", "stored", "third", "--out", "there", code=2)
+    assert out == ""
+    assert "there holds a comparison of stored, other" in err
+    assert "--overwrite" in err
+    assert Path("there/compare.json").read_bytes() == before
+    document(capsys, "compare", "other", "stored", "--out", "there")
+    assert Path("there/compare.json").read_bytes() != before, "the same experiments are compared anew"
+    document(capsys, "compare", "stored", "third", "--out", "there", "--overwrite")
+    held = json.loads(Path("there/compare.json").read_text(encoding="utf-8"))
+    assert [one["experiment"] for one in held["experiments"]] == ["stored", "third"]
+
+
+def test_a_foreign_file_of_that_name_is_left_alone(
+    two: Database, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "compare.json").write_text("[1]", encoding="utf-8")
+    _, err = printed(capsys, "compare", "stored", "other", "--out", str(tmp_path), code=2)
+    assert "something else" in err
+    assert (tmp_path / "compare.json").read_text(encoding="utf-8") == "[1]"
+
+
+def test_each_set_of_experiments_has_a_folder_of_its_own() -> None:
+    assert compare_folder(["b", "a"]) == compare_folder(["a", "b"]) == Path("reports/compare/a+b")
+    long = [f"{letter}" * 100 for letter in "abc"]
+    names = {compare_folder([*long, last]).name for last in ("x", "y")}
+    assert len(names) == 2
+    assert max(map(len, names)) <= 120
 
 
 def test_tables_fit_eighty_columns(

@@ -6,8 +6,14 @@ import pytest
 
 from search.compare.analysis import analyse
 from search.compare.base import Comparison
+from search.compare.contents import contents_of
+from search.compare.document import document
 from search.compare.efficiency import MethodEfficiency
+from search.compare.figures.files import contents_data
+from search.compare.page import render_html
+from search.compare.render import render_markdown
 from search.compare.report_tables import tables_of
+from search.compare.statistics.targets import Ratio
 from tests.contracts.comparison_values import comparison, study, trial
 
 NO_PRUNING = {"pruner": {"name": "none"}}
@@ -64,14 +70,35 @@ def test_a_target_never_reached_is_censored_and_printed_so() -> None:
 def test_speed_over_random_is_censored_where_random_never_got_there() -> None:
     speed = on("trials", "tpe", three_replicates([[0.1, 0.5, 0.9, 0.9]] * 3, RANDOM)).speed_up
     assert speed is not None
-    assert str(speed.ratio) == "> 1"
+    assert str(speed.ratio) == "at least ×1"
+
+
+def test_a_speed_that_is_only_a_bound_is_never_printed_as_a_number() -> None:
+    """In the table, in its data file, in the document, in the figure, the Markdown and the page."""
+    found = three_replicates([[0.1, 0.5, 0.9, 0.9]] * 3, RANDOM)
+    analysis = analyse(found, resamples=200)
+    contents = contents_of(found, analysis)
+    (table,) = [t for t in contents.tables if t.key == "efficiency"]
+    ratio, interval = table.rows[1][-2:]
+    assert (ratio.value, ratio.text, interval.text) == (None, "at least ×1", "at least ×1")
+    data = contents_data(contents.figures, contents.tables)["table-efficiency"]
+    row = dict(zip(data.columns, data.rows[1], strict=True))
+    assert (row["speed_up"], row["speed_up.at_least"], row["speed_up_interval.low_at_least"]) == (None, 1, 1)
+    body = document(found, analysis, contents.tables)
+    told = body["efficiency"]["methods"][1]["speed_up"]  # type: ignore[index]
+    assert (told["ratio"]["bound"], told["text"]) == ("at_least", "at least ×1")
+    assert "at least ×1" in render_markdown(found, analysis)
+    assert "at least ×1" in render_html(found, analysis, contents)
+    (figure,) = [f for f in contents.figures if f.key == "time-to-target"]
+    assert "tpe at least ×1." in figure.caption
+    assert "at least ×1" in [cell.text for cell in figure.table.rows[1]]
 
 
 def test_speed_over_random_of_a_slower_method() -> None:
     # Its median at the end is 0.3, which random's median trace has after two of four trials.
     speed = on("trials", "tpe", three_replicates([[0.1, 0.1, 0.1, 0.3]] * 3, RANDOM)).speed_up
     assert speed is not None
-    assert (speed.ratio.value, speed.ratio.censored) == (0.5, False)
+    assert speed.ratio == Ratio(0.5)
 
 
 def test_a_study_without_a_value_never_reaches_the_target() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from search.compare.analysis import analyse
-from search.compare.base import Comparison, EpochPoint
+from search.compare.base import Comparison, EpochPoint, TrialOutcome
 from search.compare.figures.across import parallelism_figure, ranks_figure
 from search.compare.figures.anytime import figure_on
 from search.compare.figures.base import Builder, Figure, Material, Omitted
@@ -203,6 +203,28 @@ def test_the_gap_is_validation_less_training_loss_at_the_end() -> None:
     figure = made(gap_figure, comparison([study("random", 0, trials)], spec={"space": {}}))
     assert [panel.title for panel in figure.panels] == ["a", "b"]
     assert sorted(row[2] for row in figure.data.rows) == pytest.approx([n / 100 for n in range(8)])
+
+
+def test_configs_that_failed_do_not_stretch_the_axis_of_the_gap() -> None:
+    """More than one in ten of the losses is astronomic, which quantiles of the whole would let in."""
+
+    def one(number: int) -> TrialOutcome:
+        gap = -1e17 if number % 8 == 0 else 0.1 + number / 1000
+        made = trial(number, 0.5, params={"lambda": 10 ** (-6 + number / 10)})
+        last = replace(made.curve[-1], train_loss=0.0, validation_loss=gap)
+        return replace(made, curve=(*made.curve[:-1], last))
+
+    spec = {"space": {"lambda": {"low": 1e-6, "high": 1e-2, "log": True}}}
+    figure = made(gap_figure, comparison([study("random", 0, [one(n) for n in range(40)])], spec=spec))
+    low, high = layout(figure)["yaxis"]["range"]
+    assert -0.1 < low < 0 < 0.14 < high < 0.3
+    assert "5 trials far out of a panel" in figure.caption
+
+
+@pytest.mark.parametrize(("epochs", "whole"), [(3, True), (8, True), (9, False)])
+def test_few_epochs_have_a_tick_each(epochs: int, whole: bool) -> None:
+    figure = made(winners_figure, comparison([study("tpe", 0, [trial(0, 0.5, epochs=epochs)])]))
+    assert (layout(figure)["xaxis"].get("dtick") == 1) is whole
 
 
 def test_parallel_lines_run_over_all_axes_to_the_value() -> None:

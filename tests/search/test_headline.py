@@ -9,8 +9,7 @@ import pytest
 
 from search.compare.analysis import Analysis, analyse
 from search.compare.base import Comparison, Direction, Reading
-from search.compare.budgets import Axis
-from search.compare.headline import budget_axis, incumbent
+from search.compare.headline import incumbent
 from tests.contracts.comparison_values import comparison, retraining, study, trial
 
 
@@ -34,21 +33,6 @@ def test_pruned_diverged_failed_and_infinite_trials_never_win() -> None:
     best = incumbent([*history, trial(5, 0.1)], "maximize")
     assert best is not None
     assert best.number == 5
-
-
-@pytest.mark.parametrize(
-    ("declared", "pruner", "expected"),
-    [
-        ("epochs", "none", "trials"),
-        ("epochs", "asha", "epochs"),
-        ("trials", "asha", "trials"),
-        ("seconds", "none", "seconds"),
-    ],
-)
-def test_the_budget_is_counted_in_trials_where_nothing_is_pruned(
-    declared: Axis, pruner: str, expected: Axis
-) -> None:
-    assert budget_axis(declared, pruner) == expected
 
 
 def two_studies(**spec: Any) -> Comparison:
@@ -106,25 +90,6 @@ def test_bias_flatters_when_positive_also_if_smaller_is_better() -> None:
     )
     found = with_readings(found, retraining(only, 0, [0.5], [0.4], metric="error"))
     assert analysed(found).studies[0].selection_bias == pytest.approx(0.1)
-
-
-@pytest.mark.parametrize("lacking", ["one winner", "a seed", "the current winner", "the metric"])
-def test_until_every_winner_is_retrained_with_all_seeds_search_values_are_compared(lacking: str) -> None:
-    found = retrained_studies()
-    readings = list(found.readings)
-    if lacking == "one winner":
-        readings = readings[:2]
-    elif lacking == "a seed":
-        readings = readings[:3]
-    elif lacking == "the current winner":
-        readings = [replace(r, trial=0) if r.method == "tpe" else r for r in readings]
-    else:
-        readings = [replace(r, metrics={"log_loss": 0.1}) if r.method == "tpe" else r for r in readings]
-    analysis = analysed(replace(found, readings=tuple(readings)))
-    assert analysis.primary.kind == "searched"
-    assert (analysis.primary.retrained, analysis.primary.to_retrain) == (1, 2)
-    assert "retraining_unfinished" in {note.kind for note in analysis.notes}
-    assert "only 1 of 2 winners" in analysis.primary.text
 
 
 def test_readings_by_hand_are_no_retraining_and_a_seed_counts_once() -> None:

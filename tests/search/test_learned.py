@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from search.compare.base import Comparison, Direction, TrialOutcome
+from search.compare.figures.files import contents_data
 from search.compare.learned.arm import random_arm
 from search.compare.learned.dependence import dependence_on, diverged_map
 from search.compare.learned.effects import LEAST, effect_of
-from search.compare.learned.importance import TRIALS, Importances, variance_share
+from search.compare.learned.importance import FOREST_LEAST, TRIALS, Importances
 from search.compare.learned.learn import learn, learned_tables
 from search.compare.space import named
 from search.compare.statistics.expected_best import expected_best
@@ -61,8 +62,10 @@ def test_the_dimension_that_decides_comes_first_by_both_estimators() -> None:
         first = found.found[0]
         assert first.axis.name == "x"
         assert first.ped_mean > 0.7
-        assert first.variance_mean > 0.9
-        assert all(other.variance_mean < 0.1 for other in found.found[1:])
+        assert first.fanova_mean is not None
+        assert first.fanova_mean > 0.9
+        assert all((other.fanova_mean or 0.0) < 0.1 for other in found.found[1:])
+        assert first.fanova_sd is not None
         assert first.ped_sd is not None
         assert len(first.ped_anova) == found.replicates == 5
         assert not found.pooled
@@ -79,7 +82,7 @@ def test_estimators_and_directions_differ_where_only_the_best_depend_on_a_dimens
     found = important(drawn(value, replicates=2, trials=300))
     by_name = {one.axis.name: one for one in found.found}
     assert found.found[0].axis.name == "y"
-    assert by_name["x"].variance_mean > 0.1 > by_name["x"].ped_mean
+    assert (by_name["x"].fanova_mean or 0.0) > 0.1 > by_name["x"].ped_mean
     assert important(drawn(value, replicates=2, trials=300, direction="minimize")).found[0].axis.name == "x"
 
 
@@ -129,10 +132,14 @@ def test_constant_and_conditional_dimensions_are_named() -> None:
     assert made.constant == ("z",)
     y = next(one for one in made.found if one.axis.name == "y")
     assert y.axis.conditional
+    assert (y.fanova, y.fanova_mean) == ((), None), "some trials lack it"
     assert 0 < y.trials < made.trials
     (table, *_) = learned_tables(learn(found))
     assert "z" in table.caption
     assert any("conditional" in row[-1].text for row in table.rows)
+    data = contents_data((), (table,))["table-importances"]
+    kept = {row[0]: row[data.columns.index("trials.conditional")] for row in data.rows}
+    assert kept == {"x": False, "y": True, "level": False}
 
 
 def test_large_replicates_are_subsampled_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,20 +151,42 @@ def test_large_replicates_are_subsampled_and_it_is_said(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("scale", [1e300, 1e-300])
-def test_variance_share_has_no_unit(scale: float) -> None:
-    values, parts = np.array([0.0, 2.0, 3.0, 3.0]), np.array([0, 0, 1, 1])
-    assert variance_share(values * scale, parts) == pytest.approx(variance_share(values, parts)) != 0
+def test_shares_have_no_unit(scale: float) -> None:
+    plain, scaled = important(drawn(by_x)), important(drawn(lambda params: scale * by_x(params)))
+    for one, other in zip(scaled.found, plain.found, strict=True):
+        assert one.fanova == pytest.approx(other.fanova, abs=1e-3), "rounding may move a split"
+        assert one.ped_anova == pytest.approx(other.ped_anova)
 
 
-def test_variance_share_of_hand_made_values() -> None:
-    parts = np.array([0, 0, 1, 1])
-    assert variance_share(np.array([1.0, 1.0, 3.0, 3.0]), parts) == 1
-    # Total 6, within 2 over 2 degrees of freedom, between 4: (4 − 1 · 1) / 6.
-    assert variance_share(np.array([0.0, 2.0, 3.0, 3.0]), parts) == pytest.approx((4 - 1) / 6)
-    assert variance_share(np.array([1.0, 2.0, 1.0, 2.0]), parts) == 0
-    assert variance_share(np.array([1.0, 2.0, 9.0]), np.array([0, 0, -1])) == 0, (
-        "one part is nothing to compare"
-    )
+def test_fanova_gives_the_shares_of_a_sum() -> None:
+    """Of x + y / 2, x has 4 / 5 of the variance and y 1 / 5; a forest of 100 trials finds most of that."""
+    found = important(drawn(lambda p: by_x(p) + 0.5 * float(str(p["y"])), replicates=5, trials=60))
+    shares = {one.axis.name: one.fanova_mean or 0.0 for one in found.found}
+    assert shares["x"] == pytest.approx(0.8, abs=0.12)
+    assert shares["y"] == pytest.approx(0.2, abs=0.12)
+    assert shares["level"] < 0.02
+
+
+@pytest.mark.parametrize(
+    ("trials", "forests"),
+    [(FOREST_LEAST, (60,)), (2 * FOREST_LEAST, (60, 60)), (300, (100, 100, 100)), (900, (200, 200, 200))],
+)
+def test_forests_are_of_samples_that_share_no_trial(trials: int, forests: tuple[int, ...]) -> None:
+    found = important(drawn(by_x, replicates=1, trials=trials))
+    assert found.forests == forests
+    assert (found.found[0].fanova_sd is None) is (len(forests) == 1)
+    (table, *_) = learned_tables(learn(drawn(by_x, replicates=1, trials=trials)))
+    spread = f"mean ± standard deviation over {len(forests)} samples of {forests[-1]} trials"
+    assert ("60 trials, so without a spread" if len(forests) == 1 else spread) in table.caption
+
+
+def test_equal_values_in_a_sample_have_no_variance_to_share() -> None:
+    found = drawn(lambda _: 0.5, replicates=1, trials=2 * FOREST_LEAST)
+    alone = found.studies[0].trials[0]
+    found = changed(found, lambda one: replace(one, value=0.6) if one == alone else one)
+    (x, *_) = important(found).found
+    assert len(x.fanova) == 2
+    assert min(x.fanova) == 0.0, "the sample without that trial"
 
 
 def levels(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from search.compare.analysis import analyse
@@ -25,6 +27,31 @@ def test_too_few_replicates_are_said_to_be(replicates: int, said: bool) -> None:
 @pytest.mark.parametrize(("trials", "said"), [(49, True), (50, False)])
 def test_small_studies_are_called_a_demonstration(trials: int, said: bool) -> None:
     assert ("demonstration" in kinds(drawn(["random"], 1, trials))) is said
+
+
+def test_a_grid_that_fits_less_than_the_budget_is_no_demonstration() -> None:
+    """48 points where the budget says 50: as many as fit."""
+    budget = {"budget": {"trials": 50, "epochs": None}}
+
+    def grid_of(points: int, random: int, state: State = "complete") -> Comparison:
+        grid = [trial(n, 0.5, state=state if n == 0 else "complete") for n in range(points)]
+        return comparison(
+            [study("grid", 0, grid), study("random", 0, [trial(n, 0.6) for n in range(random)])], spec=budget
+        )
+
+    assert "demonstration" not in kinds(grid_of(48, 50))
+    assert "unequal_trials" in kinds(grid_of(48, 50)), "which is said for what it is"
+    assert "demonstration" in kinds(grid_of(48, 49)), "random search was to have 50"
+    assert "demonstration" in kinds(grid_of(48, 50, state="running")), "a grid that goes on"
+    small = replace(grid_of(48, 50), spec={**grid_of(1, 1).spec, "budget": {"trials": 49}})
+    assert "demonstration" in kinds(small), "the budget itself is small"
+
+
+def test_a_trial_that_failed_for_good_makes_a_whole_study_no_demonstration() -> None:
+    trials = [*(trial(n, 0.5) for n in range(49)), trial(49, None, state="failed")]
+    found = comparison([study("random", 0, trials)], spec={"budget": {"trials": 50}})
+    assert "demonstration" not in kinds(found)
+    assert "failed_trials" in kinds(found)
 
 
 def test_failed_trials_make_no_study_larger() -> None:

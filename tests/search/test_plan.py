@@ -11,8 +11,9 @@ import pytest
 from objectives.base import Task, TrialConfig, TrialError
 from search.compare.pairs import declared_pairs
 from search.evidence import few_replicates, few_trials
+from search.examples import analytic
 from search.plan import GP_SECONDS_PER_ASK, Plan, Rates, Speed, corners, make_plan, measured_speed
-from search.spec import ExperimentSpec, read_spec
+from search.spec import ExperimentSpec, load_spec, read_spec
 
 SMALL = {
     "experiment": "small",
@@ -106,7 +107,8 @@ def notes(**changes: object) -> str:
 
 def test_notes() -> None:
     assert few_trials(10) in notes(methods={"random": {}, "tpe": {}})
-    assert few_trials(6) in notes()  # the grid's studies are the smallest
+    assert few_trials(10) in notes()
+    assert few_trials(6) not in notes(), "a demonstration goes by the budget, which the grid has not"
     assert few_replicates(3) in notes()
     assert "the grid has 6 points, fewer than the 10 trials" in notes()
     assert "upper bounds: the pruner `median`" in notes(pruner="median")
@@ -123,6 +125,14 @@ def test_a_single_method_says_what_its_winners_cost() -> None:
     assert again in notes(methods={"random": {}})
     assert again not in notes()  # the plan of the comparison says it
     assert "trained again" not in notes(methods={"random": {}}, comparison={"retrain": {"seeds": 0}})
+
+
+def test_a_functions_winners_see_no_test_set() -> None:
+    spec = load_spec(Path(analytic.__file__).with_name("analytic.yaml"))
+    alone = spec.model_copy(update={"methods": {"random": spec.methods["random"]}})
+    said = "\n".join(make_plan(alone).notes)
+    assert "winners are trained again with 10 fresh seeds: 100 more trials" in said
+    assert "test set" not in said
 
 
 def test_what_is_declared_and_can_be_shown() -> None:

@@ -104,7 +104,9 @@ def test_an_objective_of_ones_own_has_no_images() -> None:
     assert said["design", "objective"] == "function: mine:f; direction: minimize"
     assert ("design", "split") not in said
     assert said["design", "metric"] == "value, larger is better"
-    assert said["declared", "retraining"] == "each study's winner with 10 fresh seeds"
+    assert said["declared", "retraining"] == (
+        "each study's winner with 10 fresh seeds; it counts with 5 of them or more"
+    )
 
 
 def test_one_trial_at_once_is_one_trial() -> None:

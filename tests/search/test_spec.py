@@ -376,6 +376,12 @@ def test_what_was_declared_may_not_change(changed: dict[str, object]) -> None:
     assert read(comparison=changed).conflicts(read(comparison=changed)) == []
 
 
+def test_with_how_many_seeds_a_winner_counts_was_declared() -> None:
+    """Else somebody could choose, once retrainings have failed, who is left out."""
+    (problem,) = read(comparison={"retrain": {"at_least": 2}}).conflicts(read())
+    assert problem.place.startswith("comparison.retrain")
+
+
 def test_how_often_winners_are_retrained_may_change() -> None:
     more = read(comparison={"retrain": {"seeds": 20}})
     assert more.conflicts(read()) == []

@@ -7,7 +7,7 @@ import pytest
 
 from search.compare.statistics.anytime import StepCurve, Traces
 from search.compare.statistics.targets import (
-    Censored,
+    Ratio,
     SpeedUp,
     TargetTimes,
     default_target,
@@ -100,18 +100,26 @@ def linear(replicates: int, noise: float = 0.0) -> Traces:
 def test_a_speed_up_by_hand() -> None:
     """The method has 0.2 after 10 trials; random has it after 20."""
     found = speed_up_over_random([0.2] * 3, linear(3), 10, "maximize", paired=True, resamples=99)
-    assert found.ratio == found.low == found.high == Censored(2.0, False)
-    assert str(found) == "2 (2 to 2)"
+    assert found.ratio == found.low == found.high == Ratio(2.0)
+    assert str(found) == "×2"
 
 
 def test_a_method_that_random_outpaces_is_worth_less_than_one_trial() -> None:
     found = speed_up_over_random([0.05] * 3, linear(3), 10, "maximize", paired=False, resamples=99)
-    assert found.ratio == Censored(0.5, False)
+    assert found.ratio == Ratio(0.5)
 
 
-def test_what_random_never_reaches_is_told_as_more_than() -> None:
+def test_what_random_never_reaches_is_told_as_a_bound() -> None:
     found = speed_up_over_random([0.9] * 3, linear(3), 10, "maximize", paired=False, resamples=99)
-    assert (found.ratio, str(found)) == (Censored(4.0, True), "> 4 (> 4 to > 4)")
+    assert (found.ratio, str(found)) == (Ratio(4.0, "at_least"), "at least ×4")
+
+
+def test_what_random_has_from_its_first_position_is_told_as_a_bound_from_above() -> None:
+    found = speed_up_over_random([-1.0] * 3, linear(3), 10, "maximize", paired=False, resamples=99)
+    assert (found.ratio, found.low, found.high) == (Ratio(0.1, "at_most"),) * 3
+    assert str(found) == "at most ×0.1"
+    second = speed_up_over_random([0.02] * 3, linear(3), 10, "maximize", paired=False, resamples=99)
+    assert second.ratio == Ratio(0.2), "the second position is known exactly"
 
 
 def test_an_interval_may_be_censored_at_one_end_only() -> None:
@@ -119,9 +127,9 @@ def test_an_interval_may_be_censored_at_one_end_only() -> None:
     found = speed_up_over_random(final, linear(15, 0.02), 10, "maximize", paired=False, resamples=999)
     assert found.low is not None
     assert found.high is not None
-    assert (found.ratio.censored, found.low.censored, found.high.censored) == (False, False, True)
+    assert (found.ratio.bound, found.low.bound, found.high.bound) == ("exact", "exact", "at_least")
     assert found.low.value < found.ratio.value
-    assert str(found).endswith("to > 4)")
+    assert str(found).endswith("to at least ×4)")
 
 
 def test_pairing_removes_what_replicates_share() -> None:
@@ -130,7 +138,7 @@ def test_pairing_removes_what_replicates_share() -> None:
     final = traces.values[:, 19]
     paired = speed_up_over_random(final, traces, 10, "maximize", paired=True, resamples=499)
     apart = speed_up_over_random(final, traces, 10, "maximize", paired=False, resamples=499)
-    assert paired.ratio == paired.low == paired.high == apart.ratio == Censored(2.0, False)
+    assert paired.ratio == paired.low == paired.high == apart.ratio == Ratio(2.0)
     assert apart.low is not None
     assert apart.high is not None
     assert apart.low.value < 2 < apart.high.value
@@ -147,7 +155,7 @@ def test_bisection_finds_what_looking_at_every_position_finds(paired: bool) -> N
     found = speed_up_over_random(
         final, Traces(AXIS[:25], traces), 13, "maximize", paired=paired, resamples=99
     )
-    assert found.ratio == Censored((column + 1) / 13, False)
+    assert found.ratio == Ratio((column + 1) / 13)
 
 
 def test_smaller_is_better_mirrors_and_order_changes_nothing() -> None:
@@ -162,8 +170,8 @@ def test_smaller_is_better_mirrors_and_order_changes_nothing() -> None:
 
 def test_one_replicate_has_a_ratio_and_no_interval() -> None:
     found = speed_up_over_random([0.2], linear(1), 10, "maximize", paired=True)
-    assert found == SpeedUp(Censored(2.0, False), None, None, 0.95)
-    assert str(found) == "2"
+    assert found == SpeedUp(Ratio(2.0), None, None, 0.95)
+    assert str(found) == "×2"
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -11,7 +11,7 @@ from search.compare.base import Direction
 from search.compare.statistics.base import Interval, Sample
 from search.compare.statistics.hypothesis_tests import holm, signed_rank
 from search.compare.statistics.verdict import PairResult, Rules, compare_pairs, label_of
-from search.compare.statistics.wording import paragraph
+from search.compare.statistics.wording import paragraph, signed
 
 RULES = Rules(
     direction="maximize", smallest_difference=0.005, resamples=999, scale=100, unit="points", seed=1
@@ -36,12 +36,32 @@ def standardised(n: int) -> np.ndarray:
     return (noise - noise.mean()) / noise.std()
 
 
+@pytest.mark.parametrize(
+    ("value", "low", "high", "scale", "text"),
+    [
+        (0.0029, -0.00868, 0.0127, 100, "+0.3"),
+        (0.0029, 0.0021, 0.0037, 100, "+0.29"),
+        (-0.00001, -0.00868, 0.0127, 100, "+0.0"),
+        (123.456, -400.0, 700.0, 1, "+123"),
+        (2e-9, 1e-9, 3e-9, 1, "+0.000000"),
+        (0.0123456, 0.0123456, 0.0123456, 100, "+1.23"),
+        (0.0123456, None, None, 100, "+1.23"),
+    ],
+)
+def test_differences_have_the_digits_that_their_interval_can_bear(
+    value: float, low: float | None, high: float | None, scale: float, text: str
+) -> None:
+    assert signed(value, Interval(value, low, high, 0.95, "bca"), scale) == text
+
+
 def test_a_large_difference_is_meaningful() -> None:
     result = compared(0.02 + 0.01 * standardised(30))
     assert (result.verdict, result.better, result.label) == ("meaningful", "tpe", "meaningful")
     text = paragraph(result, RULES)
     assert text.startswith("tpe is better than random at this budget, and the difference is meaningful: ")
-    assert "over 30 replicates, tpe's advantage over random is +2 points on average (95 % interval +" in text
+    assert (
+        "over 30 replicates, tpe's advantage over random is +2.00 points on average (95 % interval +" in text
+    )
     assert "Wilcoxon's signed-rank test gives p < 0.001." in text
     assert "All of the difference's interval is beyond the smallest that matters, 0.5 points." in text
 
@@ -53,7 +73,7 @@ def test_the_same_against_the_first_method_is_told_from_the_winners_side() -> No
     assert result.difference.estimate == pytest.approx(-0.02)
     text = paragraph(result, RULES)
     assert text.startswith("random is better than tpe")
-    assert "random's advantage over tpe is +2 points on average (95 % interval +" in text
+    assert "random's advantage over tpe is +2.00 points on average (95 % interval +" in text
     assert result.superiority is not None
     share = 1 - result.superiority.estimate
     assert share > 0.9

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
-from search.compare import cells
 from search.compare.analysis import Analysis
 from search.compare.base import Comparison
 from search.compare.learned.learn import Learned, learn
 from search.compare.space import SpaceAxis, space_axes
-from search.compare.statistics.base import Interval
 from search.compare.tables import Cell, Column, Table, Value
-from search.formats import format_count, format_number, format_value
+from search.formats import format_count, format_value
 
 Json: TypeAlias = dict[str, object]
 
@@ -299,16 +297,6 @@ def spread_range(values: Sequence[float], margin: float = 0.06) -> list[float]:
     low, high = min(values), max(values)
     width = (high - low) * margin if high > low else max(abs(high), 1.0) * margin
     return [low - width, high + width]
-
-
-def interval_cell(interval: Interval | None) -> Cell:
-    """An estimate with its interval."""
-    if interval is None:
-        return cells.EMPTY
-    if interval.low is None or interval.high is None:
-        return cells.number(interval.estimate)
-    ends = f"{format_number(interval.low)} to {format_number(interval.high)}"
-    return Cell(interval.estimate, f"{format_number(interval.estimate)} ({ends})")
 
 
 def table(

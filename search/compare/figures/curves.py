@@ -36,6 +36,8 @@ from search.compare.tables import Value
 LINES = 40
 """Most trials of a kind whose curves a panel shows."""
 PANELS = 6
+FEW_EPOCHS = 8
+"""So many have a tick each."""
 
 LOSSES = (
     " Losses: solid on validation images, dashed on training images; each config's own loss, so compare the "
@@ -157,7 +159,7 @@ def _metric_panel(
         )
         ends.append((method, index, middle[-1][1]))
     plot = layout(
-        axis("epoch"),
+        epoch_axis([trial for _, _, trial in winners]),
         axis(material.metric, range=window),
         annotations=end_labels(ends, window[0], window[1], 215),
         margin=label_margin(name for name, _, _ in ends),
@@ -168,6 +170,12 @@ def _metric_panel(
         {"data": data, "layout": plot},
         "The winners' values per epoch; the table below gives last values.",
     )
+
+
+def epoch_axis(trials: Sequence[TrialOutcome], **settings: object) -> Json:
+    """Epochs are whole: of a few each has its tick."""
+    most = max((trial.curve[-1].epoch for trial in trials if trial.curve), default=0)
+    return axis("epoch", **({"dtick": 1} if most <= FEW_EPOCHS else {}), **settings)
 
 
 def _median_curve(trials: Sequence[TrialOutcome]) -> list[tuple[int, float]]:
@@ -193,7 +201,7 @@ def _loss_panel(material: Material, method: str, own: Sequence[TrialOutcome]) ->
         f"Losses of {short(method)}'s winners",
         {
             "data": [_joined(own, "validation", **solid), _joined(own, "train", **dashed)],
-            "layout": layout(axis("epoch"), y),
+            "layout": layout(epoch_axis(own), y),
         },
         f"Training and validation loss of {method}'s winners per epoch.",
     )
@@ -215,6 +223,7 @@ def pruned_figure(material: Material) -> Figure | Omitted:
     if not pruned:
         return Omitted(key, title, "No trial was pruned.")
     rows = []
+    judged = material.comparison.judged
     data: list[tuple[Value, ...]] = []
     for method, trials in by_method.items():
         cut = [trial.epochs for trial in trials if trial.state == "pruned"]
@@ -232,7 +241,7 @@ def pruned_figure(material: Material) -> Figure | Omitted:
         key=key,
         title=title,
         caption=(
-            f"Validation {material.comparison.metric} per epoch; solid: trained to the end, dotted with a "
+            f"{judged[0].upper()}{judged[1:]} per epoch; solid: trained to the end, dotted with a "
             f"cross at its end: pruned. {counted(pruned, 'trial')} pruned in all; at most {LINES} of each "
             "kind are drawn per method, with a fixed seed."
         ),
@@ -282,6 +291,6 @@ def _pruned_panel(material: Material, method: str, trials: Sequence[TrialOutcome
     ]
     return Panel(
         short(method, 30),
-        {"data": data, "layout": layout(axis("epoch", rangemode="tozero"), axis(material.metric))},
+        {"data": data, "layout": layout(epoch_axis(trials, rangemode="tozero"), axis(material.metric))},
         f"Curves of {len(kept)} kept and {len(pruned)} pruned trials of {method}.",
     )

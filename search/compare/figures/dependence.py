@@ -15,7 +15,6 @@ from search.compare.figures.base import (
     axis,
     colour,
     counted,
-    interval_cell,
     label,
     layout,
     marker,
@@ -194,7 +193,7 @@ def _table(material: Material) -> Table:
             cells.text(one.name),
             Cell(part.part, part.part),
             cells.count(part.trials),
-            interval_cell(part.mean),
+            cells.with_interval(part.mean),
             cells.number(part.decile),
         ]
         for one, part in _rows(material)

@@ -12,7 +12,6 @@ from search.compare.figures.base import (
     Panel,
     axis,
     counted,
-    interval_cell,
     layout,
     rounded,
     short,
@@ -70,7 +69,7 @@ def diverged_figure(material: Material) -> Figure | Omitted:
                     cells.text(found.axis.name),
                     cells.text(one.part),
                     cells.count(one.trials),
-                    interval_cell(one.diverged),
+                    cells.with_interval(one.diverged),
                 ]
                 for found in spread
                 for one in found.bins

@@ -1,7 +1,7 @@
-"""The numbers behind figures and tables as CSV files beside the report.
+"""The numbers behind figures and tables beside the report: CSV files, and Parquet where that is installed.
 
-CSV alone, in UTF-8 with a heading: every program reads it, and pandas or polars make Parquet of it
-in a line, where writing Parquet here would bring 50 MB of library for tables of some hundred rows.
+CSV in UTF-8 with a heading, which every program reads. Parquet knows types, and takes `shoal[parquet]`:
+a library of 50 MB that nobody else should need.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from search.compare.base import Comparison
 from search.compare.figures.base import Data, Figure
+from search.compare.figures.parquet import is_installed, write_parquet
 from search.compare.tables import Table, Value
 from search.formats import format_value
 
@@ -31,7 +32,7 @@ def write_data(
     named `table-KEY.csv`. Raises `OSError` where the folder can't be written.
     """
     contents = contents_data(figures, tables) | {TRIALS: trials_data(comparison)}
-    return write_csv_files(folder / FOLDER, contents)
+    return write_data_files(folder / FOLDER, contents)
 
 
 def contents_data(figures: Iterable[Figure], tables: Iterable[Table]) -> dict[str, Data]:
@@ -40,22 +41,30 @@ def contents_data(figures: Iterable[Figure], tables: Iterable[Table]) -> dict[st
     return contents | {f"table-{table.key}": _of_table(table) for table in tables}
 
 
-def write_csv_files(place: Path, contents: Mapping[str, Data]) -> tuple[Path, ...]:
-    """Write a CSV file for each entry into the folder, and remove every other one there.
+def write_data_files(place: Path, contents: Mapping[str, Data]) -> tuple[Path, ...]:
+    """Write the files of each entry into the folder, and remove every other one of their kinds there.
 
     Raises `OSError` where the folder can't be written.
     """
     place.mkdir(parents=True, exist_ok=True)
+    writers: dict[str, Callable[[Data, Path], None]] = {"csv": _write_csv}
+    if is_installed():
+        writers["parquet"] = write_parquet
     written = []
     for name, data in contents.items():
-        path = place / f"{name}.csv"
-        aside = place / f".{name}.csv.{os.getpid()}"
-        aside.write_text(csv_text(data.columns, data.rows), encoding="utf-8", newline="")
-        aside.replace(path)
-        written.append(path)
-    for stale in set(place.glob("*.csv")) - set(written):
+        for kind, write in writers.items():
+            path = place / f"{name}.{kind}"
+            aside = place / f".{name}.{kind}.{os.getpid()}"
+            write(data, aside)
+            aside.replace(path)
+            written.append(path)
+    for stale in {*place.glob("*.csv"), *place.glob("*.parquet")} - set(written):
         stale.unlink(missing_ok=True)
     return tuple(written)
+
+
+def _write_csv(data: Data, path: Path) -> None:
+    path.write_text(csv_text(data.columns, data.rows), encoding="utf-8", newline="")
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
@@ -127,7 +136,14 @@ def _value(value: object) -> Value:
 
 
 def _of_table(table: Table) -> Data:
-    return Data(
-        tuple(column.key for column in table.columns),
-        tuple(tuple(cell.value for cell in row) for row in table.rows),
-    )
+    """The table's values; what a cell tells beside its value has columns of its own, `KEY.low` say."""
+    columns: list[str] = []
+    values: list[list[Value]] = []
+    for place, column in enumerate(table.columns):
+        cells = [row[place] for row in table.rows]
+        columns.append(column.key)
+        values.append([cell.value for cell in cells])
+        for part in dict.fromkeys(name for cell in cells for name, _ in cell.parts):
+            columns.append(f"{column.key}.{part}")
+            values.append([dict(cell.parts).get(part) for cell in cells])
+    return Data(tuple(columns), tuple(zip(*values, strict=True)))

@@ -50,6 +50,12 @@ def gap_figure(material: Material) -> Figure | Omitted:
     if not found:
         return Omitted(KEY, TITLE, "No trial that was trained to its end has both losses.")
     total = sum(len(points) for points in found.values())
+    out = sum(
+        not low <= gap <= high
+        for points in found.values()
+        for low, high in [_fences([gap for _, gap in points])]
+        for _, gap in points
+    )
     return Figure(
         key=KEY,
         title=TITLE,
@@ -57,6 +63,7 @@ def gap_figure(material: Material) -> Figure | Omitted:
             "Validation loss less training loss at the last epoch, of "
             f"{counted(total, 'trial')} of random search that were trained to their end; losses have units "
             "of their own, hence a panel for each. Dots: trials; line: median per range of λ."
+            + (f" {counted(out, 'trial')} far out of a panel; double-click shows all." if out else "")
         ),
         panels=tuple(_gap_panel(one, name, points) for name, points in found.items()),
         table=table(
@@ -121,6 +128,16 @@ def _binned(one: SpaceAxis, points: Sequence[tuple[float, float]]) -> list[list[
     return bins
 
 
+def _fences(gaps: Sequence[float]) -> tuple[float, float]:
+    """The ends of what isn't far out: three times the middle half beyond it (Tukey), or the last value.
+
+    A few configs that failed would stretch the axis until the rest is one line.
+    """
+    low, high = (float(end) for end in np.quantile(gaps, (0.25, 0.75)))
+    reach = 3 * (high - low)
+    return max(min(gaps), low - reach), min(max(gaps), high + reach)
+
+
 def _gap_panel(one: SpaceAxis, name: str, points: Sequence[tuple[float, float]]) -> Panel:
     shown = points
     if len(points) > DOTS:
@@ -128,9 +145,8 @@ def _gap_panel(one: SpaceAxis, name: str, points: Sequence[tuple[float, float]])
         shown = [points[k] for k in sorted(chosen.tolist())]
     binned = zip(one.centres, _binned(one, points), strict=True)
     medians = [(c, m) for c, gaps in binned if (m := _median(gaps)) is not None]
-    # A few configs that failed would stretch the axis until the rest is one line.
-    low, high = np.quantile([gap for _, gap in points], (0.02, 0.98))
-    window = spread_range([float(low), float(high), 0.0, *(m for _, m in medians)])
+    low, high = _fences([gap for _, gap in points])
+    window = spread_range([low, high, 0.0, *(m for _, m in medians if low <= m <= high)])
     data = [
         trace(
             mode="markers",

@@ -25,7 +25,7 @@ TITLE = "Which dimensions matter"
 
 
 def importance_figure(material: Material) -> Figure | Omitted:
-    """Bars of PED-ANOVA with dots of the share of variance, both with their spread over replicates."""
+    """Bars of PED-ANOVA with dots of fANOVA, both with their spread."""
     found = material.learned.importances
     if isinstance(found, str) or material.learned.arm is None:
         return Omitted(KEY, TITLE, str(found))
@@ -64,16 +64,17 @@ def _plot(found: Importances) -> Json:
         hovertemplate="%{x:.2f}<extra>%{customdata}, PED-ANOVA</extra>",
         **_spread([(one.ped_mean, one.ped_sd) for one in order], "var(--accent)"),
     )
+    told = [(row, one) for row, one in zip(rows, order, strict=True) if one.fanova_mean is not None]
     dots = trace(
         mode="markers",
-        name="share of variance",
+        name="fANOVA",
         showlegend=True,
-        y=[row - 0.26 for row in rows],
-        x=rounded(one.variance_mean for one in order),
-        customdata=names,
+        y=[row - 0.26 for row, _ in told],
+        x=rounded(one.fanova_mean or 0.0 for _, one in told),
+        customdata=[names[row] for row, _ in told],
         marker={"color": "var(--text)", "symbol": "diamond", "size": 9},
-        hovertemplate="%{x:.2f}<extra>%{customdata}, share of variance</extra>",
-        **_spread([(one.variance_mean, one.variance_sd) for one in order], "var(--quiet)"),
+        hovertemplate="%{x:.2f}<extra>%{customdata}, fANOVA</extra>",
+        **_spread([(one.fanova_mean or 0.0, one.fanova_sd) for _, one in told], "var(--quiet)"),
     )
     down = axis("", showgrid=False, ticks="", tickvals=rows, ticktext=names, range=[-0.6, len(order) - 0.4])
     return {
@@ -110,6 +111,9 @@ def _spoken(one: Importance) -> str:
 def _data(found: Importances) -> Data:
     rows: list[tuple[Value, ...]] = []
     for one in found.found:
-        groups = zip(one.ped_anova, one.variance, strict=True)
-        rows.extend((one.axis.name, place, ped, share) for place, (ped, share) in enumerate(groups))
-    return Data(("dimension", "group", "ped_anova", "variance_share"), tuple(rows))
+        for name, shares in (("ped_anova", one.ped_anova), ("fanova", one.fanova)):
+            rows.extend(
+                (one.axis.name, one.axis.conditional, name, sample, share)
+                for sample, share in enumerate(shares)
+            )
+    return Data(("dimension", "conditional", "estimator", "sample", "share"), tuple(rows))

@@ -14,7 +14,6 @@ from search.compare.figures.base import (
     Omitted,
     Panel,
     axis,
-    interval_cell,
     label,
     layout,
     short,
@@ -100,8 +99,8 @@ def _figure(material: Material, effect: Effect, key: str, title: str) -> Figure:
                     cells.text(level.parts[0]),
                     cells.text(level.parts[1]),
                     cells.count(level.trials),
-                    interval_cell(level.best),
-                    interval_cell(level.behind),
+                    cells.with_interval(level.best),
+                    cells.with_interval(level.behind),
                 ]
                 for level in effect.levels
             ],

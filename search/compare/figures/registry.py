@@ -12,6 +12,7 @@ from search.compare.figures.gap import gap_figure
 from search.compare.figures.importances import importance_figure
 from search.compare.figures.maps import pair_map
 from search.compare.figures.parallel import parallel_figure
+from search.compare.figures.regret_course import regret_figure
 from search.compare.figures.scores import scores_figure
 from search.compare.figures.superiority import superiority_figure
 from search.compare.figures.targets import target_figure
@@ -36,6 +37,7 @@ FIGURES: dict[str, Builder] = {
     "best-so-far-epochs": figure_on("epochs"),
     "best-so-far-trials": figure_on("trials"),
     "best-so-far-seconds": figure_on("seconds"),
+    "regret": regret_figure,
     "superiority": superiority_figure,
     "importances": importance_figure,
     "dependence": dependence_figure,

@@ -36,7 +36,7 @@ def regrets_figure(across: Across) -> Figure | Omitted:
         key=KEY,
         title=TITLE,
         caption=(
-            "Mean over replicates of the distance of a study's best validation value to the best known in "
+            "Mean over replicates of the distance of a study's best value in the search to the best known in "
             "its experiment: 0 is the best known, 1 (the line) what a typical random trial is worth."
         ),
         panels=(

@@ -14,7 +14,6 @@ from search.compare.figures.base import (
     Panel,
     axis,
     colour,
-    interval_cell,
     label,
     layout,
     line_at,
@@ -56,7 +55,7 @@ def scores_figure(material: Material) -> Figure | Omitted:
             cells.text(name),
             cells.count(one.n),
             cells.number(one.median),
-            interval_cell(one.mean),
+            cells.with_interval(one.mean),
             cells.number(one.best),
             cells.number(one.worst),
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from search.compare import cells
 from search.compare.budgets import Anytime
 from search.compare.figures.base import (
     Data,
@@ -13,7 +14,6 @@ from search.compare.figures.base import (
     Omitted,
     Panel,
     axis,
-    interval_cell,
     label,
     layout,
     line_at,
@@ -119,8 +119,8 @@ def _panel(material: Material, pair: PairFinding, course: list[tuple[float, Inte
     unit = material.analysis.protocol.declared_axis
     first, second = short(label(pair.result.first)), short(label(pair.result.second))
     words = [
-        note(f"{first} ahead ↑", xref="paper", x=1, xanchor="right", y=1.0, yanchor="top"),
-        note(f"{second} ahead ↓", xref="paper", x=1, xanchor="right", y=0.0, yanchor="bottom"),
+        note(f"{first} ahead ↑", xref="paper", x=1, xanchor="right", y=1.02, yanchor="bottom"),
+        note(f"{second} ahead ↓", xref="paper", x=1, xanchor="right", y=-0.02, yanchor="top"),
     ]
     return Panel(
         pair.name,
@@ -128,7 +128,7 @@ def _panel(material: Material, pair: PairFinding, course: list[tuple[float, Inte
             "data": data,
             "layout": layout(
                 axis(f"{unit} per study", rangemode="tozero"),
-                axis("probability", range=[-0.04, 1.04], tickvals=[0, 0.25, 0.5, 0.75, 1], showgrid=False),
+                axis("probability", range=[-0.18, 1.18], tickvals=[0, 0.25, 0.5, 0.75, 1], showgrid=False),
                 shapes=[
                     line_at(0.5),
                     line_at(meaningful, strong=False),
@@ -146,7 +146,7 @@ def _row(pair: PairFinding, course: list[tuple[float, Interval]]) -> list[Cell]:
     row = [Cell(pair.name, pair.name)]
     for share in (0.25, 0.5, 0.75, 1.0):
         before = [p for position, p in course if position <= share * end]
-        row.append(interval_cell(before[-1] if before else None))
+        row.append(cells.with_interval(before[-1] if before else None))
     return row
 
 

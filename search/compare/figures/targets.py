@@ -23,7 +23,7 @@ from search.compare.figures.base import (
     table,
     trace,
 )
-from search.compare.tables import Cell, Value
+from search.compare.tables import Value
 from search.formats import format_number
 
 KEY = "time-to-target"
@@ -52,10 +52,7 @@ def target_figure(material: Material) -> Figure | Omitted:
             cells.count(one.times.successes),
             cells.count(one.times.n),
             cells.number(one.survival.median),
-            Cell(
-                None if one.speed_up is None else str(one.speed_up),
-                "–" if one.speed_up is None else str(one.speed_up),
-            ),
+            *cells.speed_up(one.speed_up),
         ]
         for entry in axes
         for one in entry.methods
@@ -67,6 +64,7 @@ def target_figure(material: Material) -> Figure | Omitted:
             f"Share of studies whose best value has reached {format_number(found.target)}, the median of "
             f"what random search reached in the end; {material.replicates}, Kaplan–Meier estimate. "
             "A study that never gets there is censored where the budget ends, so a line may end below 1."
+            + _worth(axes)
         ),
         panels=tuple(_panel(material, entry) for entry in axes),
         table=table(
@@ -80,12 +78,24 @@ def target_figure(material: Material) -> Figure | Omitted:
                 ("studies", "studies"),
                 ("median", "median time"),
                 ("speed_up", "worth of one"),
+                ("speed_up_interval", "95 % interval"),
             ],
             rows,
         ),
         data=_data(axes),
         columns=3,
     )
+
+
+def _worth(axes: list[AxisEfficiency]) -> str:
+    """How many random trials one trial of each method is worth, in a sentence."""
+    of_trials = next((entry for entry in axes if entry.axis == "trials"), None)
+    told = [
+        f"{one.method} {one.speed_up}"
+        for one in (() if of_trials is None else of_trials.methods)
+        if one.speed_up is not None
+    ]
+    return f" What a trial is worth in random ones, for the same median: {'; '.join(told)}." if told else ""
 
 
 def _panel(material: Material, entry: AxisEfficiency) -> Panel:

@@ -1,10 +1,12 @@
-"""Which dimensions decide whether a trial is among the best: two estimators, over replicates.
+"""Which dimensions decide whether a trial is among the best, and which move the value: two estimators.
 
-PED-ANOVA (Watanabe et al. 2023, through `optuna.importance`) asks how differently the best tenth of
-the trials is distributed over each dimension than all of them: what decides whether a config is
-good. The share of variance is a plain one-way analysis of variance per dimension (ε², which is
-corrected for the number of parts and is about 0 where nothing depends on the dimension): what
-moves the value over the whole space, the poor regions included. Interactions are in neither.
+Both are Optuna's. PED-ANOVA (Watanabe et al. 2023) asks how differently the best tenth of the trials
+is distributed over each dimension than all of them: what decides whether a config is good. It is
+made per replicate and comes first. fANOVA (Hutter et al. 2014) fits a forest and gives the share of
+the values' variance that each dimension explains by itself: what moves the value over the whole
+space, the poor regions included. A forest of few trials learns their noise, and its time grows with
+the square of them, so it is made of trials of all replicates together, in up to three samples that
+share none. Interactions are in neither, and dimensions that some trials lack aren't in fANOVA.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from numpy.typing import NDArray
 
 from search.compare.learned.arm import Arm
 from search.compare.space import SpaceAxis, as_number
-from search.compare.statistics.base import FloatArray, number
 from search.formats import format_value
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ TARGET = 0.1
 BEST = 5
 MOST = 5_000
 """More trials of a replicate are subsampled with a fixed seed: building Optuna's study takes the time."""
+FOREST = 200
+"""Most trials of one forest: 16 trees of so many take about half a second."""
+FOREST_LEAST = 60
+"""Trials that a further sample takes; below that a forest learns little but noise."""
+SAMPLES = 3
+TREES = 16
+"""Of 64 trees, Optuna's default, shares differ by less than a hundredth and take four times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +52,8 @@ class Importance:
     """How many trials have the dimension."""
     ped_anova: tuple[float, ...]
     """Per group, shares that add up to 1 over the dimensions."""
-    variance: tuple[float, ...]
-    """Per group, the share of the values' variance, from 0 to 1."""
+    fanova: tuple[float, ...]
+    """Per sample, the share of the values' variance, from 0 to 1; none for a conditional dimension."""
 
     @property
     def ped_mean(self) -> float:
@@ -58,14 +66,14 @@ class Importance:
         return statistics.stdev(self.ped_anova) if len(self.ped_anova) > 1 else None
 
     @property
-    def variance_mean(self) -> float:
-        """The share of variance, mean over groups."""
-        return statistics.fmean(self.variance)
+    def fanova_mean(self) -> float | None:
+        """The share by fANOVA, mean over samples; None for a conditional dimension."""
+        return statistics.fmean(self.fanova) if self.fanova else None
 
     @property
-    def variance_sd(self) -> float | None:
-        """Its standard deviation over groups; None for one."""
-        return statistics.stdev(self.variance) if len(self.variance) > 1 else None
+    def fanova_sd(self) -> float | None:
+        """Its standard deviation over samples; None for one."""
+        return statistics.stdev(self.fanova) if len(self.fanova) > 1 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +90,12 @@ class Importances:
     constant: tuple[str, ...]
     """Dimensions that the file names and that had one value only."""
     subsampled: bool
+    forests: tuple[int, ...]
+    """How many trials each of fANOVA's samples has."""
 
 
 def importances(arm: Arm, declared: Sequence[str] = ()) -> Importances | str:
-    """Both estimators per replicate, or over all trials together; in words why there are none."""
+    """Both estimators of random search's trials; in words why there are none."""
     if not arm.axes:
         return "no dimension varies"
     groups = [np.flatnonzero(arm.replicate == row) for row in range(len(arm.replicates))]
@@ -100,6 +110,8 @@ def importances(arm: Arm, declared: Sequence[str] = ()) -> Importances | str:
     groups = [_thinned(group) for group in groups]
     quantile = max(TARGET, BEST / min(group.size for group in groups))
     ped = [_ped_anova(arm, group, quantile) for group in groups]
+    samples = _samples(arm.n)
+    shares = [_fanova(arm, sample) for sample in samples]
     found = []
     for axis in arm.axes:
         parts = arm.parts(axis)
@@ -107,8 +119,8 @@ def importances(arm: Arm, declared: Sequence[str] = ()) -> Importances | str:
             Importance(
                 axis=axis,
                 trials=int((parts >= 0).sum()),
-                ped_anova=tuple(shares[axis.name] for shares in ped),
-                variance=tuple(variance_share(arm.values[group], parts[group]) for group in groups),
+                ped_anova=tuple(one[axis.name] for one in ped),
+                fanova=tuple(one[axis.name] for one in shares if axis.name in one),
             )
         )
     known = {axis.name for axis in arm.axes}
@@ -120,29 +132,34 @@ def importances(arm: Arm, declared: Sequence[str] = ()) -> Importances | str:
         quantile=quantile,
         constant=tuple(name for name in declared if name not in known),
         subsampled=subsampled,
+        forests=tuple(sample.size for sample in samples),
     )
-
-
-def variance_share(values_N: FloatArray, parts_N: NDArray[np.intp]) -> float:
-    """ε² = (SS between − (k − 1) · MS within) / SS total, at least 0, over trials that have the dimension."""
-    has = parts_N >= 0
-    values, parts = values_N[has], parts_N[has]
-    levels = np.unique(parts)
-    if values.size <= levels.size or levels.size < 2 or np.ptp(values) == 0:
-        return 0.0
-    # A share has no unit: from 0 to 1, squares of very large and very small values stay finite.
-    values = (values - values.min()) / np.ptp(values)
-    total = ((values - values.mean()) ** 2).sum()
-    within = sum(((values[parts == level] - values[parts == level].mean()) ** 2).sum() for level in levels)
-    between = total - within
-    mean_within = within / (values.size - levels.size)
-    return max(0.0, number((between - (levels.size - 1) * mean_within) / total))
 
 
 def _thinned(group: NDArray[np.intp]) -> NDArray[np.intp]:
     if group.size <= MOST:
         return group
     return np.sort(np.random.default_rng(0).choice(group, size=MOST, replace=False))
+
+
+def _samples(n: int) -> list[NDArray[np.intp]]:
+    """Up to three sets of trials that share none, drawn with a fixed seed."""
+    order = np.random.default_rng(0).permutation(n)
+    samples = np.array_split(order, max(1, min(SAMPLES, n // FOREST_LEAST)))
+    return [np.sort(sample[:FOREST]) for sample in samples]
+
+
+def _fanova(arm: Arm, sample: NDArray[np.intp]) -> dict[str, float]:
+    """Shares of variance of the dimensions that all of these trials have; 0 where all values are equal."""
+    import optuna
+
+    study = _study(arm, sample)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=TREES, seed=0)
+        raw = evaluator.evaluate(study) if np.ptp(arm.values[sample]) > 0 else {}
+    everywhere = [axis.name for axis in arm.axes if not axis.conditional]
+    return {name: float(raw.get(name, 0.0)) for name in everywhere}
 
 
 def _ped_anova(arm: Arm, group: NDArray[np.intp], quantile: float) -> dict[str, float]:
@@ -166,10 +183,13 @@ def _study(arm: Arm, group: NDArray[np.intp]) -> optuna.Study:
     """The trials as a study in memory, as Optuna's evaluators want them."""
     import optuna
 
+    # Shares have no unit: from 0 to 1, squares of very large and very small values stay finite.
+    values = arm.values[group]
+    values = (values - values.min()) / (np.ptp(values) or 1.0)
     distributions = {axis.name: _distribution(axis) for axis in arm.axes}
     by_name = {axis.name: axis for axis in arm.axes}
     trials = []
-    for index in group:
+    for index, value in zip(group, values, strict=True):
         params = {
             name: format_value(value) if by_name[name].categorical else as_number(value)
             for name, value in arm.trials[index].params.items()
@@ -177,7 +197,7 @@ def _study(arm: Arm, group: NDArray[np.intp]) -> optuna.Study:
         }
         trials.append(
             optuna.trial.create_trial(
-                value=float(arm.values[index]),
+                value=float(value),
                 params=params,
                 distributions={name: distributions[name] for name in params},
             )

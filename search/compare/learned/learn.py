@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from search.compare import cells
 from search.compare.base import Comparison
 from search.compare.learned.arm import Arm, random_arm
 from search.compare.learned.dependence import Dependence, dependence_on
 from search.compare.learned.effects import LEAST, Effect, TunedBest, effect_of
-from search.compare.learned.importance import Importances, importances
+from search.compare.learned.importance import TREES, Importances, importances
 from search.compare.statistics.base import Interval
 from search.compare.tables import Cell, Column, Table
-from search.formats import NOTHING, format_count, format_number, format_spread
+from search.formats import format_count, format_spread
 
 NO_ARM = (
     "There is no random search with values in this experiment, and the trials of other methods say where "
@@ -79,8 +80,8 @@ def importance_caption(found: Importances, arm: Arm) -> str:
         over = "one replicate, so without a spread"
     text = (
         f"From {source(arm)}; {over}. PED-ANOVA: what decides whether a trial is among the best "
-        f"{100 * found.quantile:.3g} %, shares that add up to 1. Share of variance: what moves the value "
-        "over the whole space, one dimension at a time."
+        f"{100 * found.quantile:.3g} %, shares that add up to 1. fANOVA: what moves the value over the whole "
+        f"space, the share of variance that a dimension explains by itself; {_forests(found)}."
     )
     if found.subsampled:
         text += " Large replicates were subsampled with a fixed seed."
@@ -89,15 +90,28 @@ def importance_caption(found: Importances, arm: Arm) -> str:
     return text
 
 
+def _forests(found: Importances) -> str:
+    trees = f"forests of {TREES} trees"
+    if len(found.forests) == 1:
+        return f"{trees} on {found.forests[0]} trials, so without a spread"
+    return (
+        f"{trees}, mean ± standard deviation over {len(found.forests)} samples of {found.forests[-1]} trials"
+    )
+
+
 def _importance_table(found: Importances, arm: Arm) -> Table:
     rows = tuple(
         (
             Cell(one.axis.name, one.axis.name),
             Cell(one.ped_mean, f"{one.ped_mean:.2f}"),
             Cell(one.ped_sd, format_spread(one.ped_sd)),
-            Cell(one.variance_mean, f"{one.variance_mean:.2f}"),
-            Cell(one.variance_sd, format_spread(one.variance_sd)),
-            Cell(one.trials, format_count(one.trials) + (" (conditional)" if one.axis.conditional else "")),
+            cells.EMPTY if one.fanova_mean is None else Cell(one.fanova_mean, f"{one.fanova_mean:.2f}"),
+            Cell(one.fanova_sd, format_spread(one.fanova_sd)),
+            Cell(
+                one.trials,
+                format_count(one.trials) + (" (conditional)" if one.axis.conditional else ""),
+                (("conditional", one.axis.conditional),),
+            ),
         )
         for one in found.found
     )
@@ -109,8 +123,8 @@ def _importance_table(found: Importances, arm: Arm) -> Table:
             Column("dimension", "dimension"),
             Column("ped_anova", "PED-ANOVA", "right"),
             Column("ped_anova_sd", "sd", "right"),
-            Column("variance", "share of variance", "right"),
-            Column("variance_sd", "sd", "right"),
+            Column("fanova", "fANOVA", "right"),
+            Column("fanova_sd", "sd", "right"),
             Column("trials", "trials that have it", "right"),
         ),
         rows=rows,
@@ -125,7 +139,7 @@ def _levels_table(effects: list[Effect], arm: Arm) -> Table:
             Cell(level.parts[0], level.parts[0]),
             Cell(level.trials, format_count(level.trials)),
             Cell(effect.n, format_count(effect.n)),
-            _interval_cell(level.best),
+            _best_cell(level.best),
             _behind_cell(level),
         )
         for effect in effects
@@ -159,22 +173,15 @@ def _order(level: TunedBest, larger: bool) -> float:
     return -level.best.estimate if larger else level.best.estimate
 
 
-def _interval_cell(found: Interval | None) -> Cell:
-    if found is None:
-        return Cell(None, "too few trials")
-    if found.low is None or found.high is None:
-        return Cell(found.estimate, format_number(found.estimate))
-    ends = f"{format_number(found.low)} to {format_number(found.high)}"
-    return Cell(found.estimate, f"{format_number(found.estimate)} ({ends})")
+def _best_cell(found: Interval | None) -> Cell:
+    return Cell(None, "too few trials") if found is None else cells.with_interval(found)
 
 
 def _behind_cell(level: TunedBest) -> Cell:
     if level.best is None:
-        return Cell(None, NOTHING)
+        return cells.EMPTY
     if level.behind is None:
         return Cell(0.0, "best")
     apart = level.behind.low is None or level.behind.low > 0
-    text = f"{level.behind.estimate:.2g}"
-    if level.behind.low is not None and level.behind.high is not None:
-        text += f" ({level.behind.low:.2g} to {level.behind.high:.2g})"
-    return Cell(level.behind.estimate, text if apart else f"{text}, not told apart")
+    cell = cells.with_interval(level.behind, digits=2)
+    return cell if apart else Cell(cell.value, f"{cell.text}, not told apart", cell.parts)

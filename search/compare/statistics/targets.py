@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -103,31 +104,46 @@ def success_rate(times: TargetTimes, *, level: float = LEVEL) -> Interval:
     return Interval(times.successes / times.n, number(ends.low), number(ends.high), level, "wilson")
 
 
+Bound: TypeAlias = Literal["exact", "at_least", "at_most"]
+"""Whether a ratio is known, or only that it is so much or more, or so much or less."""
+
+_WORDS: dict[Bound, str] = {"exact": "×", "at_least": "at least ×", "at_most": "at most ×"}
+
+
 @dataclass(frozen=True, slots=True)
-class Censored:
-    """A number, or that it is more than that."""
+class Ratio:
+    """A ratio, or a bound of it."""
 
     value: float
-    censored: bool
+    bound: Bound = "exact"
 
     def __str__(self) -> str:
-        """`1.8` or `> 4`."""
-        return f"> {self.value:.3g}" if self.censored else f"{self.value:.3g}"
+        """`×1.8`, `at least ×4`: a bound is never written as a number."""
+        return f"{_WORDS[self.bound]}{self.value:.3g}"
 
 
 @dataclass(frozen=True, slots=True)
 class SpeedUp:
     """How many random trials one of the method's trials is worth, at the method's budget."""
 
-    ratio: Censored
-    low: Censored | None
-    high: Censored | None
+    ratio: Ratio
+    low: Ratio | None
+    high: Ratio | None
     """Ends of the percentile bootstrap interval; None with a single replicate on either side."""
     level: float
 
+    @property
+    def interval(self) -> str:
+        """`×1.2 to at least ×4`; one bound where both ends are the same; empty without an interval."""
+        if self.low is None or self.high is None:
+            return ""
+        return str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
+
     def __str__(self) -> str:
-        """`1.8 (1.2 to > 4)`."""
-        return str(self.ratio) if self.low is None else f"{self.ratio} ({self.low} to {self.high})"
+        """`×1.8 (×1.2 to at least ×4)`; the ratio alone where both ends are the same as it."""
+        return (
+            str(self.ratio) if self.interval in {"", str(self.ratio)} else f"{self.ratio} ({self.interval})"
+        )
 
 
 def speed_up_over_random(
@@ -144,9 +160,9 @@ def speed_up_over_random(
     """The budget at which random's median trace is as good as the method's median at `budget`, over `budget`.
 
     `random` holds random search's traces on the same axis, as far as they were run: the further
-    (4 to 10 budgets), the larger a ratio can be told; beyond that it is "> x". A ratio below 1 says
-    that random search was faster. If random's first position is already as good, the ratio is that
-    position's, a bound from above. `paired`: row r of the traces is the method's replicate r, and
+    (4 to 10 budgets), the larger a ratio can be told; beyond that it is "at least ×x". A ratio below 1
+    says that random search was faster. If random's first position is already as good, the ratio is at
+    most that position's. `paired`: row r of the traces is the method's replicate r, and
     both are resampled together; else each by itself.
 
     Raises ValueError for NaN, a budget that isn't positive, and paired rows that don't match.
@@ -167,10 +183,12 @@ def speed_up_over_random(
         found = _first_as_good(np.median(final[rows_of_final], axis=1), traces, rows_of_random)
         return np.append(random.axis, np.inf)[found] / budget
 
-    limit = number(random.axis[-1]) / budget
+    first, last = number(random.axis[0]) / budget, number(random.axis[-1]) / budget
 
-    def told(ratio: float) -> Censored:
-        return Censored(min(ratio, limit), ratio > limit)
+    def told(ratio: float) -> Ratio:
+        if ratio > last:
+            return Ratio(last, "at_least")
+        return Ratio(ratio, "at_most" if ratio <= first else "exact")
 
     estimate = told(number(ratios(np.arange(final.size)[None], np.arange(random.replicates)[None])[0]))
     if min(final.size, random.replicates) == 1:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from search.compare.statistics.base import Interval
 from search.compare.statistics.power import promise
 from search.compare.statistics.verdict import PairResult, Rules
 from search.evidence import REPLICATES_FOR_A_CLAIM
+
+
+def signed(value: float, interval: Interval, scale: float) -> str:
+    """A difference with its sign, to the digits that its interval can bear: two of the interval's width."""
+    if interval.low is None or interval.high is None or interval.high <= interval.low:
+        return f"{value * scale + 0.0:+.3g}"
+    width = (interval.high - interval.low) * scale
+    decimals = min(6, max(0, 1 - math.floor(math.log10(width))))
+    return f"{round(value * scale, decimals) + 0.0:+.{decimals}f}"
 
 
 def paragraph(result: PairResult, rules: Rules, *, exploratory: bool = False) -> str:
@@ -98,9 +108,8 @@ def _numbers(result: PairResult, rules: Rules) -> str:
     assert result.holm_p is not None
     test = "Wilcoxon's signed-rank test" if result.test.test == "signed-rank" else "Mann–Whitney's test"
     over = "" if result.pairs_tested == 1 else f" after Holm's correction over {result.pairs_tested} pairs"
-    return (
-        f"over {result.replicates} replicates, {_seen(result, rules)}; {test} gives {_p(result.holm_p)}{over}"
-    )
+    p = f"{test} gives {p_in_words(result.holm_p)}{over}"
+    return f"over {result.replicates} replicates, {_seen(result, rules)}; {p}"
 
 
 def _seen(result: PairResult, rules: Rules) -> str:
@@ -110,16 +119,15 @@ def _seen(result: PairResult, rules: Rules) -> str:
     assert p is not None
     if result.better == other or (result.better is None and difference.estimate < 0):
         difference, p, name, other = _negated(difference), p.complement(), other, name
-    advantage = (
-        f"{name}'s advantage over {other} is {_amount(difference.estimate, rules)} on average"
-        f"{_interval(difference, rules.scale, signed=True)}"
-    )
+    amount = f"{signed(difference.estimate, difference, rules.scale)} {rules.unit}".rstrip()
+    advantage = f"{name}'s advantage over {other} is {amount}"
     if result.replicates == 1:
-        return f"{name}'s advantage over {other} is {_amount(difference.estimate, rules)}"
+        return advantage
+    advantage += f" on average{interval_in_words(difference, rules.scale)}"
     where = "in the same replicate" if result.paired else "in two independent runs"
     return (
         f"{advantage}, and {name} is the better one {where} "
-        f"with probability {p.estimate:.2f}{_interval(p, 1, signed=False)}"
+        f"with probability {p.estimate:.2f}{_probability_interval(p)}"
     )
 
 
@@ -129,22 +137,26 @@ def _negated(interval: Interval) -> Interval:
     return replace(interval, estimate=-interval.estimate, low=low, high=high)
 
 
-def _interval(interval: Interval, scale: float, *, signed: bool) -> str:
+def interval_in_words(interval: Interval, scale: float) -> str:
+    """` (95 % interval -0.9 to +1.3)`, of a difference; nothing without an interval."""
     if interval.low is None or interval.high is None:
         return ""
-    ends = [f"{end * scale + 0.0:{'+.3g' if signed else '.2f'}}" for end in (interval.low, interval.high)]
-    return f" ({100 * interval.level:g} % interval {ends[0]} to {ends[1]})"
+    low, high = (signed(end, interval, scale) for end in (interval.low, interval.high))
+    return f" ({100 * interval.level:g} % interval {low} to {high})"
 
 
-def _amount(value: float, rules: Rules) -> str:
-    return f"{value * rules.scale + 0.0:+.3g} {rules.unit}".rstrip()
+def _probability_interval(p: Interval) -> str:
+    if p.low is None or p.high is None:
+        return ""
+    return f" ({100 * p.level:g} % interval {p.low:.2f} to {p.high:.2f})"
 
 
 def _margin(rules: Rules) -> str:
     return f"{rules.smallest_difference * rules.scale:.3g} {rules.unit}".rstrip()
 
 
-def _p(p_value: float) -> str:
+def p_in_words(p_value: float) -> str:
+    """`p = 0.012`, `p < 0.001`."""
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
