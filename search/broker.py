@@ -9,43 +9,40 @@ the next worker of this machine looks. What is written goes out for a whole pool
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from objectives.base import TrialStart, derive_seed
-from objectives.checkpoint_files import TrialFolder, fingerprint
 from search import endings, placing
-from search.claims import Claim, Reported, Verdict, ends
+from search.claims import Claim, Reported, Verdict, ends, is_repetition
 from search.holdings import Holdings
 from search.saving import checkpoint_folder
+from search.settings import NoPruner
+from search.sharing import Sharing
 from search.spec import ExperimentSpec
+from search.standings import Standings
+from search.starting import claim_of
 from search.study import (
     SearchStudy,
     StudyDeleted,
     TrialUnusable,
     batched,
-    limits_of,
     quiet_optuna,
     study_lock,
 )
-from search.winners import Winners
 from storage.errors import StudyNotFound
 from storage.ledger import Draw, Ending, EpochWrite, Lease, lease_seconds
+from storage.twins import Twins
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
     from objectives.base import TrialFailure
-    from search.placing import Limits, Load
+    from objectives.checkpoint_files import TrialFolder
     from search.retraining import RetrainingStudy
     from search.study import Drawn
     from storage.database import Database
     from storage.ledger import Ledger
     from storage.records import ExperimentRecord
-
-FRESH_SECONDS, FRESH_TIMES, STALE_SECONDS = 0.25, 10, 2.0
-"""Who finds no trial reads all studies anew after the first, so many times what that took, or the last."""
 
 
 class Broker:
@@ -77,21 +74,14 @@ class Broker:
         self.holdings = Holdings(ledger, lease_seconds=lease_seconds(), clock=clock)
         self._parting: dict[int, tuple[TrialFolder, bool]] = {}
         self._sweep = False
+        self._judged = not isinstance(spec.pruner, NoPruner)
+        self.sharing = Sharing(Twins(database, experiment.id), judged=self._judged, clock=clock)
         self.adopt(spec)
 
     def adopt(self, spec: ExperimentSpec) -> None:
         """Go by another version of the experiment from the next claim on: it may have grown."""
         self._spec = spec
-        self._places = {name: (method, replicate) for method, replicate, name in spec.studies()}
-        self._limits: dict[str, Limits] = {
-            name: limits_of(spec, method, replicate) for name, (method, replicate) in self._places.items()
-        }
-        self._winners = Winners(self._database, self._storage, self._experiment, spec, self._limits)
-        self._waits = False
-        self._studies: dict[str, SearchStudy] = {}
-        self._loads: dict[str, Load] = {}
-        self._stale: set[str] = set(self._places)
-        self._fresh_until = self._clock() + FRESH_SECONDS
+        self._standings = Standings(self._database, self._storage, self._experiment, spec, clock=self._clock)
 
     @property
     def exhausted(self) -> bool:
@@ -100,79 +90,43 @@ class Broker:
         Trials that run elsewhere may yet come back if their worker dies: then somebody has to be
         hired again. But while others end the last trials of a search, there may be winners to retrain.
         """
-        return not (self._stale or self._waits) and not any(
-            placing.may_ever_start(load, self._limits[name]) for name, load in self._loads.items()
-        )
+        return not self.sharing and self._standings.exhausted
 
     # Claiming
 
     def claim(self, wanted: int) -> list[Claim]:
-        """Up to so many trials to run. None: not now, or (see `exhausted`) never again.
+        """Up to so many trials to train. None: not now, or (see `exhausted`) never again.
 
         Goes on to the next study where another worker is asking at this moment, so that an ask
-        that takes long (a Gaussian process) holds up nobody. Raises `StudyDeleted`.
+        that takes long (a Gaussian process) holds up nobody. A study that was deleted is left out.
         """
         if self._sweep:
             # Trials of ours whose leases ran out may be nobody's yet, and there may be no controller.
             self.recover()
         claims: list[Claim] = []
         passed: set[str] = set()
-        while len(claims) < wanted:
-            missing = wanted - len(claims)
-            shares = self._shares(missing, passed)
-            if not shares:
-                break
-            for name, count in shares.items():
-                try:
-                    found = self._claim_from(name, count)
-                except BaseException:
-                    for claim in claims:
-                        self.release(claim)
-                    raise
-                claims += found
-                if len(found) < count:
-                    passed.add(name)
-        self._waits = not claims and self._winners.pending(self._loads)
+        try:
+            claims += self.sharing.freed(wanted)
+            while len(claims) < wanted and (shares := self._standings.shares(wanted - len(claims), passed)):
+                for name, count in shares.items():
+                    found = self._claim_unless_deleted(name, count)
+                    claims += self.sharing.sift(found)
+                    if len(found) < count:
+                        passed.add(name)
+                claims += self.sharing.freed(wanted - len(claims))
+        except BaseException:
+            for claim in claims:
+                self.release(claim)
+            raise
+        self._standings.found(bool(claims))
         return claims
 
-    def _shares(self, wanted: int, passed: Collection[str]) -> dict[str, int]:
-        self._read(self._stale)
-        self._find_winners()
-        shares = self._shares_as_read(wanted, passed)
-        if not shares and self._clock() >= self._fresh_until:
-            self._read(self._places)
-            self._find_winners()
-            shares = self._shares_as_read(wanted, passed)
-        return shares
-
-    def _find_winners(self) -> None:
-        """Where a search is over, retrainings of its winner may be claimed."""
-        for study in self._winners.settle(self._loads, self._load):
-            self._places[study.name] = (study.method, study.replicate)
-            self._limits[study.name] = study.limits
-            self._loads[study.name] = study.load()
-
-    def _load(self, name: str) -> Load:
-        self._loads[name] = load = self._study(name).load()
-        return load
-
-    def _shares_as_read(self, wanted: int, passed: Collection[str]) -> dict[str, int]:
-        loads = {name: load for name, load in self._loads.items() if name not in passed}
-        return placing.shares(loads, self._limits, wanted, self._spec.max_epochs())
-
-    def _read(self, names: Iterable[str]) -> None:
-        """Read how far studies are."""
-        names = [name for name in names if name in self._places]
-        if not names:
-            return
-        began = self._clock()
-        with batched(self._storage):
-            for name in names:
-                self._load(name)
-        self._stale.difference_update(names)
-        if len(names) == len(self._places):
-            now = self._clock()
-            self._fresh_until = now + min(max(FRESH_SECONDS, FRESH_TIMES * (now - began)), STALE_SECONDS)
+    def _claim_unless_deleted(self, name: str, wanted: int) -> list[Claim]:
+        try:
+            return self._claim_from(name, wanted)
+        except StudyDeleted as gone:
+            self._standings.leave_out(gone)
+            return []
 
     def _claim_from(self, name: str, wanted: int) -> list[Claim]:
         """Up to so many trials of one study, if nobody else is asking it."""
@@ -180,7 +134,7 @@ class Broker:
         with self._database.lock(study_lock(name), wait=False, idle_seconds=2 * lease_seconds()) as held:
             if not held:
                 return []
-            study = self._study(name)
+            study = self._standings.study(name)
             claims: list[Claim] = []
             # What an adaptive sampler draws depends on the draw before, so that has to be stored.
             for count in [1] * wanted if study.adaptive else [wanted]:
@@ -203,8 +157,7 @@ class Broker:
         drawn: dict[int, Drawn] = {}
         unusable: list[Ending] = []
         with batched(self._storage):
-            self._loads[study.name] = load = study.load()
-            self._stale.discard(study.name)
+            load = self._standings.read_locked(study)
             starts = placing.starts(load, study.limits, wanted, study.max_epochs)
             if not starts.waiting + starts.new:
                 return []
@@ -216,7 +169,7 @@ class Broker:
                 raise StudyDeleted(study.name) from None
             self.holdings.take(leases)
             for lease in leases:
-                self._loads[study.name] = placing.begun(self._loads[study.name], study.max_epochs)
+                self._standings.begun(study)
                 try:
                     drawn[lease.token] = study.draw(lease)
                 except TrialUnusable as misfit:
@@ -231,31 +184,10 @@ class Broker:
         ]
 
     def _begin(self, lease: Lease, drawn: Drawn) -> Claim:
-        method, replicate = self._places[lease.study_name]
-        retraining = self._winners.studies.get(lease.study_name)
-        number = str(lease.number) if retraining is None else f"retrained-{lease.number}"
-        folder = TrialFolder(self._folder, method, str(replicate), number)
-        start = TrialStart(
-            trial_id=lease.trial_id,
-            config=self._spec.config(drawn.values),
-            seed=drawn.seed,
-            split_seed=derive_seed(self._spec.seed, replicate, "split"),
-            score_test=retraining is not None,
-        )
-        data = None if self._spec.data is None else self._spec.data.data_spec()
-        kind = fingerprint(start, data)
-        checkpoint = folder.newest(kind, at_most=lease.last_step)
-        if checkpoint is not None:
-            start = replace(start, checkpoint=checkpoint)
-        retrains = None if retraining is None else retraining.retrains(lease)
-        return Claim(lease, drawn.values, start, folder, kind, retrains)
-
-    def _study(self, name: str) -> SearchStudy | RetrainingStudy:
-        if name in self._winners.studies:
-            return self._winners.studies[name]
-        if name not in self._studies:
-            self._studies[name] = SearchStudy(self._storage, self._spec, *self._places[name])
-        return self._studies[name]
+        name = lease.study_name
+        retraining = self._standings.winners.studies.get(name)
+        place = self._standings.places[name]
+        return claim_of(self._spec, self._folder, lease, drawn, place=place, retraining=retraining)
 
     # Writing
 
@@ -267,6 +199,11 @@ class Broker:
         """
         verdicts = {one.claim.lease.token: Verdict.TAKEN for one in reported}
         reported = [one for one in reported if one.claim.lease in self.holdings]
+        for one in filter(is_repetition, reported):
+            verdicts[one.claim.lease.token] = Verdict.CONTINUE
+            if one.leaving or ends(one):
+                self.release(one.claim)
+        reported = [one for one in reported if not is_repetition(one)]
         if not reported:
             return verdicts
         refused = self._write(
@@ -285,6 +222,7 @@ class Broker:
                 one.claim.folder.remove()
             else:
                 verdicts.pop(token, None)
+        self.sharing.heard(verdicts)
         return verdicts
 
     def judge(self, reported: Sequence[Reported]) -> dict[int, Verdict]:
@@ -301,6 +239,7 @@ class Broker:
                 self._part(endings.pruned(one), one.claim.folder)
             elif one.leaving:
                 self.release(one.claim)
+        self.sharing.heard(verdicts)
         return verdicts
 
     def _pruned(self, reported: Sequence[Reported]) -> set[int]:
@@ -310,10 +249,15 @@ class Broker:
             if one.claim.retrains is None:
                 by_study.setdefault(one.claim.lease.study_name, []).append(one)
         stopped: set[int] = set()
-        with batched(self._storage):
+        with batched(self._storage, by_study if self._judged else ()):
             for name, ones in by_study.items():
+                if name not in self._standings.places:
+                    continue  # it was deleted: whatever is written of these next is refused
                 asked = [(one.claim.lease.number, one.report.epoch) for one in ones]
-                stops = self._study(name).stops(asked)
+                try:
+                    stops = self._standings.study(name).stops(asked)
+                except StudyDeleted:
+                    continue  # the same
                 stopped |= {one.claim.lease.token for one, stop in zip(ones, stops, strict=True) if stop}
         return stopped
 
@@ -353,7 +297,8 @@ class Broker:
         """Tokens of leases that were lost since this was asked last."""
         leases = self.holdings.lost()
         self._sweep = self._sweep or bool(leases)
-        self._stale |= {lease.study_name for lease in leases} & self._places.keys()
+        self._standings.spoil({lease.study_name for lease in leases})
+        self.sharing.drop([lease.token for lease in leases])
         return [lease.token for lease in leases]
 
     def recover(self) -> None:
@@ -363,7 +308,7 @@ class Broker:
         """
         self._ledger.expire(self._experiment.id)
         self._sweep = False
-        self._stale = set(self._places)
+        self._standings.spoil()
 
     def _part(self, ending: Ending, folder: TrialFolder | None = None) -> None:
         """End a trial with the next write; its checkpoints go once that is done and the trial is over."""
@@ -374,14 +319,8 @@ class Broker:
 
     def _note(self, ending: Ending) -> None:
         """Keep what is known of a study up with an ending of ours, where it need not be read for that."""
-        name = ending.lease.study_name
-        if name not in self._loads or name not in self._limits:
-            return
-        if ending.state in ("released", "retry") or self._limits[name].epochs is not None:
-            self._stale.add(name)
-        else:
-            load = self._loads[name]
-            self._loads[name] = replace(load, running=max(0, load.running - 1))
+        self.sharing.ended(ending.lease.trial_id)
+        self._standings.ended(ending)
 
     def _write(
         self,

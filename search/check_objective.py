@@ -26,8 +26,8 @@ def objective_findings(draft: Draft) -> list[Finding]:
 
 
 def _function_findings(function: str, allow_imports: object) -> list[Finding]:
+    from objectives.imports import import_remedy, is_import, resolve_import
     from objectives.plugin import keywords_of
-    from objectives.registry import is_import, resolve_import
 
     assert isinstance(allow_imports, tuple)
     place = ("objective", "function")
@@ -37,7 +37,7 @@ def _function_findings(function: str, allow_imports: object) -> list[Finding]:
         keywords_of(resolve_import(function, allow_imports), function)
     except ObjectiveError as error:
         module = function.partition(":")[0]
-        allowed = module in allow_imports
-        remedy = "correct the module or its function" if allowed else f"add `allow_imports: [{module}]`"
+        listed = module in allow_imports
+        remedy = import_remedy(function, allow_imports) if listed else f"add `allow_imports: [{module}]`"
         return [(place, str(error), remedy)]
     return []

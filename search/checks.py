@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from objectives import registry
 from objectives.base import CHOICES, FULL_BATCH, ObjectiveError, Scalar, TrialConfig
+from objectives.imports import is_import
 from search.check_methods import comparison_findings, epoch_findings, grid_size_findings, method_findings
 from search.check_objective import objective_findings
 from search.dimensions import Choices, Dimension, Finding, Range, same
@@ -147,7 +148,7 @@ def _entries_of(draft: Draft, group: str) -> tuple[_Entries, list[Finding]]:
     names = []
     certain = True
     for place, name in named:
-        if draft.allow_imports is None and isinstance(name, str) and registry.is_import(name):
+        if draft.allow_imports is None and isinstance(name, str) and is_import(name):
             certain = False  # whether it may be imported is not known
             continue
         problem = registry.problem_of_name(group, name, draft.imports)

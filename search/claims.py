@@ -26,6 +26,16 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """What a trial has of another method's, which is the same trial."""
+
+    study_name: str
+    """Of the trial that was trained for both."""
+    epochs: int
+    """That were taken over and not trained again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A trial that this worker runs, and nobody else."""
 
@@ -39,6 +49,13 @@ class Claim:
     """What its checkpoints are of."""
     retrains: Retrains | None = None
     """Whose retraining it is; None: a trial of a search, which never reads the test set."""
+    common: int | None = None
+    """The number of other methods' trials that may be the same; None: none may be."""
+    twins: tuple[TrialFolder, ...] = ()
+    """Where those have their checkpoints."""
+    replayed: int = 0
+    """The last epoch that was taken over under this lease: what an engine says up to it is known."""
+    shared: Shared | None = None
 
     @property
     def trial_id(self) -> int:
@@ -62,6 +79,11 @@ class Reported:
 def ends(one: Reported) -> bool:
     """Whether a trial has nothing left to train."""
     return one.last or one.report.diverged
+
+
+def is_repetition(one: Reported) -> bool:
+    """Whether an engine trained an epoch again that had been taken over from another method's trial."""
+    return one.report.epoch <= one.claim.replayed
 
 
 class Left(Exception):  # noqa: N818 - says what happened, to the engine's thread

@@ -19,13 +19,19 @@ from cyclopts import App, CycloptsError, Group
 from search import output
 from search.commands.benchmarks import bench
 from search.commands.comparing import compare
+from search.commands.databases import db
 from search.commands.files import init, plan, schema
+from search.commands.firing import schedule
+from search.commands.joining import drain, worker
+from search.commands.launching import logs, submit
+from search.commands.observing import metrics
 from search.commands.reading import best, status, trials, watch
 from search.commands.reporting import export, report, score
 from search.commands.running import resume, retry, run, stop
-from search.commands.services import dashboard, db, doctor
+from search.commands.services import dashboard, doctor
 from search.commands.serving import serve
-from search.failures import ExitCode, Failure, failure_of
+from search.failures import CommandError, ExitCode, Failure, failure_of
+from search.logs import configure
 
 DEBUG_VARIABLE = "SHOAL_DEBUG"
 JSON_FLAG, DEBUG_FLAG = "--json", "--debug"
@@ -59,9 +65,9 @@ RESULTS = Group("What happened", sort_key=2)
 SERVICES = Group("Around it", sort_key=3)
 
 COMMANDS = {
-    EXPERIMENTS: (init, plan, run, resume, retry, stop),
-    RESULTS: (status, watch, trials, best, report, compare, export, score),
-    SERVICES: (serve, dashboard, doctor, bench, schema),
+    EXPERIMENTS: (init, plan, run, submit, resume, retry, stop, worker),
+    RESULTS: (status, watch, logs, trials, best, report, compare, export, score),
+    SERVICES: (drain, serve, dashboard, metrics, doctor, bench, schema),
 }
 """Heading in the help → its commands, in this order."""
 
@@ -70,6 +76,8 @@ for group, commands in COMMANDS.items():
         app.command(command, group=group, sort_key=place)
 db.group = (SERVICES,)
 app.command(db)
+schedule.group = (EXPERIMENTS,)
+app.command(schedule)
 
 
 def main() -> None:
@@ -77,6 +85,11 @@ def main() -> None:
     # Imported modules and commands live to the end: looking through them for garbage, last at exit,
     # would take a fifth of the time of `shoal status`.
     gc.freeze()
+    try:
+        configure()
+    except CommandError as error:
+        output.show_failure(error.failure, as_json=False)
+        sys.exit(error.failure.code)
     code = run_command(sys.argv[1:])
     gc.freeze()
     sys.exit(code)

@@ -6,25 +6,28 @@ time, and running the same experiment again goes on where the database says it i
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from search import retraining
+from search.controlling import patient_control
 from search.crew import Assignment, Crew, CrewError, Departure, ThreadCrew
 from search.desk import AWAY_SECONDS
 from search.environment import environment
 from search.events import Listener, Outcome, Preparing, Progress, Started, Stopping, Trouble
 from search.growth import conflicts
-from search.placing import HANG_SECONDS, is_over, may_ever_start
+from search.making import make_studies
+from search.openings import Openings
+from search.placing import HANG_SECONDS
 from search.saving import CHECKPOINT_SECONDS, checkpoint_folder
 from search.spec import ExperimentSpec
-from search.study import SearchStudy, create_study, limits_of, quiet_optuna, study_exists, study_lock
-from search.supervision import Interruption, Move, fate, next_move, progress_mark
+from search.staff import Staff
+from search.study import limits_of, quiet_optuna
+from search.supervision import GRACE_SECONDS, Interruption, Move, deletion, fate, next_move, progress_mark
 from storage import queries
 from storage.database import Database, open_database
 from storage.errors import DatabaseUnreachable, ExperimentExists, StorageError
@@ -44,8 +47,6 @@ Ended: TypeAlias = Literal["finished", "stopped", "failed"]
 
 LOOK_SECONDS = 1.0
 """Between two looks at the database."""
-SIGNAL_SECONDS = 0.2
-"""Until a signal is noticed."""
 RECOVER_LOOKS = 5
 """Looks between two searches for trials that dead workers left, while nobody is seen dying."""
 
@@ -58,17 +59,27 @@ def run_experiment(
     in_process: bool = False,
     device: str = "auto",
     trainer: str = "fused",
+    precision: str = "auto",
     ray_address: str | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     hang_seconds: float = HANG_SECONDS,
+    grace_seconds: float = GRACE_SECONDS,
+    idle_seconds: float | None = None,
+    patience_seconds: float = 0.0,
+    worker_logs: bool = False,
+    heeds_stop: bool = False,
     on_event: Listener = lambda _event: None,
 ) -> Outcome:
     """Run an experiment to its end, or go on with it if it exists.
 
     `workers`: how many at once; None: one per device. `in_process`: train in this process, without
     Ray. `checkpoint_seconds`: between two checkpoints of a trial; `hang_seconds`: after which a
-    worker whose epoch does not end is replaced. `on_event` is called in this thread. In the main
-    thread, the first SIGINT or SIGTERM lets the workers end their epochs and give their trials back;
+    worker whose epoch does not end is replaced; `idle_seconds`: after which a worker without work
+    ends, to be hired again when there is some; None: never. `patience_seconds`: for how long a
+    controller that may be dead already is waited for. `worker_logs`: write what workers log to stderr;
+    `heeds_stop`: stop at once if that was asked for before this began.
+    `on_event` is called in this thread. In the main thread, the first SIGINT or SIGTERM lets the
+    workers end their epochs and give their trials back, after SIGTERM for `grace_seconds` at most;
     the second kills them.
 
     Raises `ExperimentExists` if the name is taken by an experiment that differs in what may not
@@ -78,12 +89,20 @@ def run_experiment(
     with open_database(database_url, application_name="shoal controller") as database:
         experiments = Experiments(database)
         experiment, resumed = find_or_create(experiments, spec)
-        with experiments.control(experiment) as control:
+        with patient_control(experiments, experiment, patience_seconds, on_event) as control:
             if resumed:
                 experiment = experiments.grow(experiment.id, spec.to_json(), spec.studies())
             storage = open_optuna_storage(database.url)
             assignment = Assignment(
-                database.url, experiment.name, trainer, device, checkpoint_seconds, hang_seconds
+                database.url,
+                experiment.name,
+                trainer,
+                device,
+                checkpoint_seconds,
+                hang_seconds,
+                grace_seconds,
+                idle_seconds,
+                precision=precision,
             )
             try:
                 return Controller(
@@ -94,20 +113,38 @@ def run_experiment(
                     resumed=resumed,
                     on_event=on_event,
                     control=control,
-                ).run(lambda: _crew(assignment, workers, ray_address, on_event, in_process))
+                    grace_seconds=grace_seconds,
+                    rehires=idle_seconds is not None,
+                    heeds_stop=heeds_stop,
+                ).run(
+                    lambda: _crew(
+                        assignment,
+                        workers,
+                        ray_address,
+                        on_event,
+                        in_process=in_process,
+                        worker_logs=worker_logs,
+                    )
+                )
             finally:
                 close_optuna_storage(storage)
 
 
 def _crew(
-    assignment: Assignment, workers: int | None, address: str | None, on_event: Listener, in_process: bool
+    assignment: Assignment,
+    workers: int | None,
+    address: str | None,
+    on_event: Listener,
+    *,
+    in_process: bool,
+    worker_logs: bool,
 ) -> Crew:
     if in_process:
-        return ThreadCrew(assignment)
+        return ThreadCrew(replace(assignment, grace_seconds=None, idle_seconds=None))
     on_event(Preparing("starting Ray" if address is None else f"joining Ray at {address}"))
     from search.cluster import RayCrew
 
-    return RayCrew(assignment, workers, address=address)
+    return RayCrew(assignment, workers, address=address, worker_logs=worker_logs)
 
 
 def find_or_create(experiments: Experiments, spec: ExperimentSpec) -> tuple[ExperimentRecord, bool]:
@@ -129,23 +166,6 @@ def find_or_create(experiments: Experiments, spec: ExperimentSpec) -> tuple[Expe
     return existing, True
 
 
-def make_studies(database: Database, storage: BaseStorage, spec: ExperimentSpec) -> None:
-    """Make the studies that aren't there, and put in the queue what a grid lacks.
-
-    May be called again at any time, and in a thread of its own.
-    """
-    missing = [place for place in spec.studies() if not study_exists(storage, place[2])]
-    if missing:
-        direction = spec.direction()
-        for method, replicate, _ in missing:
-            create_study(storage, spec, method, replicate, direction)
-    for method, replicate, name in spec.studies():
-        if method == "grid":
-            with database.lock(study_lock(name)):
-                SearchStudy(storage, spec, method, replicate).enqueue_grid()
-    storage.remove_session()
-
-
 class Controller:
     """One run of one experiment. Its caller holds the experiment's lock."""
 
@@ -159,8 +179,13 @@ class Controller:
         resumed: bool,
         on_event: Listener,
         control: Control | None = None,
+        grace_seconds: float = GRACE_SECONDS,
+        rehires: bool = False,
+        heeds_stop: bool = False,
     ) -> None:
-        """`control` is the experiment's lock, to be kept."""
+        """`control` is the experiment's lock, to be kept; `rehires`: workers leave when they have no work;
+        `heeds_stop`: a stop that was asked for before counts, for whoever began this was asked then.
+        """
         quiet_optuna()
         self._control = control
         self._away_since: float | None = None
@@ -177,17 +202,20 @@ class Controller:
         self._limits = {
             name: limits_of(spec, method, replicate) for method, replicate, name in spec.studies()
         }
-        self._hired = 0
-        self._alive: set[str] = set()
-        self._deaths = 0
-        self._last_death = "no worker took what was left"
+        self._openings = Openings(storage, spec)
+        self._grace_seconds = grace_seconds
+        self._rehires = rehires
+        self._heeds_stop = heeds_stop
+        self._staff: Staff | None = None
         self._mark = (0, 0)
         self._stopping = False
         self._retrained: list[StudyProgress] = []
+        self._deleted: list[str] = []
 
     def run(self, make_crew: Callable[[], Crew]) -> Outcome:
         """Prepare, work until nothing is left, and store how it ended."""
-        self._experiments.request_stop(self._experiment.id, flag=False)
+        if not self._heeds_stop:
+            self._experiments.request_stop(self._experiment.id, flag=False)
         self._experiments.set_state(self._experiment.id, "running")
         with self._interruption.listening():
             try:
@@ -225,9 +253,10 @@ class Controller:
             if self._stopping:
                 # Workers take seconds to start, and would only be told to leave.
                 return "stopped", "asked to stop"
-            self._hire(crew, min(crew.size, self._width()))
-            self._on_event(Started(self._experiment.name, len(self._alive), self._resumed))
-            return self._supervise(crew)
+            self._staff = staff = Staff(crew, self._experiment.name, self._width(), self._on_event)
+            staff.hire(staff.target)
+            self._on_event(Started(self._experiment.name, len(staff.names), self._resumed))
+            return self._supervise(staff)
         finally:
             crew.dismiss()
             crew.close()
@@ -239,69 +268,75 @@ class Controller:
         )
         return max(searching, self._spec.comparison.retrain.seeds * len(self._limits))
 
-    def _hire(self, crew: Crew, count: int) -> None:
-        for _ in range(count):
-            self._hired += 1
-            name = f"{self._experiment.name}-{os.getpid()}-{self._hired}"
-            crew.hire(name)
-            self._alive.add(name)
-
-    def _supervise(self, crew: Crew) -> tuple[Ended, str]:
+    def _supervise(self, staff: Staff) -> tuple[Ended, str]:
         looks = 0
         left: list[Departure] = []
         while True:
-            left += self._departures(crew)
-            self._alive -= {departure.worker for departure in left}
+            left += staff.departures(LOOK_SECONDS, self._interruption.undisturbed())
             looks += 1
             try:
-                rows, running, work_left = self._see(left, looks)
+                rows, running, work_left = self._see(staff, left, looks)
             except DatabaseUnreachable as error:
                 self._wait_for_database(error)
                 continue
             self._away_since = None
             departed, left = left, []
-            self._count_deaths(departed, rows)
-            gone = sum(departure.ending != "exhausted" for departure in departed)
+            if (mark := progress_mark([*rows, *self._retrained])) != self._mark:
+                self._mark = mark
+                staff.note_progress()
+            staff.bury(departed)
+            gone = sum(departure.ending not in ("exhausted", "idle") for departure in departed)
+            deaths = staff.deaths()
             move = next_move(
                 signals=self._interruption.count,
                 stopping=self._stopping,
-                deaths=self._deaths,
-                alive=len(self._alive),
+                deaths=deaths,
+                alive=len(staff.names),
+                pending=len(staff.pending),
+                overdue=self._interruption.overdue(self._grace_seconds),
                 gone=gone,
                 running=running,
                 work_left=work_left,
                 final=any(departure.final for departure in departed),
             )
             if move is Move.HIRE:
-                # Should one hired for what is left leave without touching it, that counts as well.
-                self._deaths += gone == 0
-                self._hire(crew, max(gone, 1))
+                if not gone and not running:
+                    staff.note_in_vain()
+                staff.hire(max(gone, 1))
+            elif move is Move.WATCH:
+                missing = self._rehires and len(staff.names) < staff.target
+                if missing and not self._stopping and looks % RECOVER_LOOKS == 0:
+                    staff.hire_for(self._openings.now(staff.target))
             elif move is Move.FINISH:
-                return "finished", ""
+                return ("failed", deletion(self._deleted)) if self._deleted else ("finished", "")
             elif move is Move.STOP:
                 return "stopped", "asked to stop"
             elif move in (Move.KILL, Move.GIVE_UP):
-                self._dismiss(crew)
+                self._dismiss(staff)
                 if move is Move.KILL:
                     return "stopped", f"killed by {self._interruption.name}"
                 if any(departure.final for departure in departed):
-                    return "failed", self._last_death
-                return "failed", f"workers died {self._deaths} times without progress: {self._last_death}"
+                    return "failed", staff.last_death
+                return "failed", f"workers died {deaths} times without progress: {staff.last_death}"
 
-    def _see(self, left: Sequence[Departure], looks: int) -> tuple[list[StudyProgress], int, bool]:
+    def _see(
+        self, staff: Staff, left: Sequence[Departure], looks: int
+    ) -> tuple[list[StudyProgress], int, bool]:
         """What the database says: how far it is, trials that run anywhere, and whether one may start.
 
-        The latter two only where nobody is alive here. May be asked again if the database is away.
+        The latter two only where nobody is at work here. May be asked again if the database is away.
         """
         if self._control is not None:
             self._control.keep()
-        if left or not self._alive or looks % RECOVER_LOOKS == 0:
+        if left or not staff.names or looks % RECOVER_LOOKS == 0:
             self._take_back(self._ids(d.worker for d in left if d.ending is None))
         rows = self._look()
         self._notice_stop()
-        if self._alive or self._stopping:
+        if staff.at_work or self._stopping:
             return rows, 0, False
-        return rows, trials_held(self._database, self._experiment.id), self._work_left(rows)
+        running = trials_held(self._database, self._experiment.id)
+        # What may start only when those that run have ended is left to whoever runs them, while they do.
+        return rows, running, self._openings.now(1) > 0 or (not running and self._openings.ever(rows))
 
     def _wait_for_database(self, error: DatabaseUnreachable) -> None:
         """Workers wait for it as well. Raises the error where that is of no use, or not wanted."""
@@ -312,44 +347,15 @@ class Controller:
         if not error.retryable or self._interruption.count or now - self._away_since >= AWAY_SECONDS:
             raise error
 
-    def _dismiss(self, crew: Crew) -> None:
+    def _dismiss(self, staff: Staff) -> None:
         """End all workers; that they were told to is not held against their trials."""
-        crew.dismiss()
-        for worker in self._ids(self._alive):
+        for worker in self._ids(staff.dismiss()):
             self._ledger.retire(worker)
-        self._alive.clear()
 
     def _ids(self, names: Iterable[str]) -> list[int]:
         """The workers of these names in the database."""
         names = list(names)
         return registered_as(self._database, names) if names else []
-
-    def _departures(self, crew: Crew) -> list[Departure]:
-        """Who left, after `LOOK_SECONDS`, or as soon as somebody leaves or a signal comes."""
-        signals = self._interruption.count
-        until = time.monotonic() + LOOK_SECONDS
-        while (rest := until - time.monotonic()) > 0 and self._interruption.count == signals:
-            # In pieces: neither a thread's end nor Ray can be waited for until a signal comes.
-            piece = min(rest, SIGNAL_SECONDS)
-            if not self._alive:
-                # Workers of a controller that died are still at it; their trials end, or come back.
-                time.sleep(piece)
-            elif left := crew.departures(piece):
-                return left
-        return []
-
-    def _work_left(self, rows: Sequence[StudyProgress]) -> bool:
-        """Whether a trial may start in any study, by the rule that workers go by."""
-        for row in rows:
-            limits = self._limits[row.study.name]
-            if not is_over(row, limits):
-                study = SearchStudy(self._storage, self._spec, row.study.method, row.study.replicate)
-                if may_ever_start(study.load(), limits):
-                    return True
-        return self._spec.comparison.retrain.seeds > 0 and any(
-            retraining.is_left(self._storage, self._spec, row.study.method, row.study.replicate)
-            for row in rows
-        )
 
     def _notice_stop(self) -> None:
         if self._stopping:
@@ -362,17 +368,6 @@ class Controller:
             self._stopping = True
             self._on_event(Stopping("asked to stop"))
 
-    def _count_deaths(self, left: Sequence[Departure], rows: Sequence[StudyProgress]) -> None:
-        """Deaths that were seen together count as one: a machine that kills may kill many."""
-        mark = progress_mark([*rows, *self._retrained])
-        if mark != self._mark:
-            self._mark, self._deaths = mark, 0
-        dead = [departure for departure in left if departure.ending is None]
-        for departure in dead:
-            self._last_death = departure.reason
-            self._on_event(Trouble(f"worker {departure.worker} died: {departure.reason}"))
-        self._deaths += bool(dead)
-
     def _take_back(self, dead: Sequence[int] = ()) -> None:
         """Put trials whose leases ran out, or whose workers are known to be dead, back in the queue."""
         for trial in self._ledger.expire(self._experiment.id, dead_workers=dead):
@@ -381,9 +376,13 @@ class Controller:
     def _look(self) -> list[StudyProgress]:
         every = queries.progress(self._database, self._experiment.id, role=None)
         rows = [row for row in every if row.study.name in self._limits]
+        if gone := [r.study.name for r in rows if not r.present and r.study.name not in self._deleted]:
+            self._deleted += gone
+            self._on_event(Trouble(f"{deletion(gone)}; the other studies go on"))
         self._retrained = [row for row in every if row.study.role == "retraining"]
         trials = sum(limits.trials for limits in self._limits.values())
-        self._on_event(Progress(rows, trials, self._seconds(), len(self._alive), self._retrained))
+        workers = len(self._staff.names) if self._staff is not None else 0
+        self._on_event(Progress(rows, trials, self._seconds(), workers, self._retrained))
         return rows
 
     def _seconds(self) -> float:

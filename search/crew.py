@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from search.broker import Broker
 from search.claims import Look, Patience
 from search.desk import Desk
-from search.engines import make_engine
+from search.engines import make_engine, told_of
 from search.placing import HANG_SECONDS
 from search.programs import StoredChoices
-from search.saving import CHECKPOINT_SECONDS, Saver
+from search.pulse import Pulse
+from search.saving import CHECKPOINT_SECONDS, Saver, checkpoint_folder
 from search.settings import NoPruner
 from search.spec import ExperimentSpec
 from search.worker import Ending, Worker
 from storage.database import Database
 from storage.errors import StorageError
 from storage.experiments import Experiments
+from storage.ledger import lease_seconds
 from storage.ledgers import ledger_of
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 
@@ -38,12 +41,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 20.0
-"""For the end of an epoch after a worker's process was told to go; clusters kill after 30."""
 JOIN_SECONDS = 0.2
 """Between two looks at a thread."""
 EXIT_ABANDONED = 70
 """Exit code of a process whose engine did not come back (EX_SOFTWARE)."""
+EXIT_TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a process that was told to go."""
+GUARD_SECONDS = 5.0
+"""After the grace: what gives leases back may itself hang, on a database that is away."""
 
 
 class CrewError(Exception):
@@ -64,6 +69,12 @@ class Assignment:
     hang_seconds: float = HANG_SECONDS
     grace_seconds: float | None = None
     """For the end of an epoch after an interruption; None: as long as it takes."""
+    idle_seconds: float | None = None
+    """After which a worker ends that gets no trial; None: it waits as long as there may be one."""
+    joined: bool = False
+    """It came by itself, and goes on whether there is a controller or not."""
+    precision: str = "auto"
+    """See `search.precisions`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,8 @@ class Departure:
     reason: str = ""
     final: bool = False
     """Nobody can be hired in its place: the run has failed."""
+    node: str = ""
+    """The machine that it ran on, by a name that `Crew.lost_nodes` knows; empty: no matter."""
 
 
 class Crew(Protocol):
@@ -94,6 +107,12 @@ class Crew(Protocol):
 
     def departures(self, timeout: float) -> list[Departure]:
         """Wait up to `timeout` seconds for workers to leave; those that left since the last call."""
+
+    def pending(self) -> frozenset[str]:
+        """Workers that were hired and have not begun: there is no place for them yet."""
+
+    def lost_nodes(self) -> frozenset[str]:
+        """Machines that are known to be gone: what ran there died with them, and of nothing else."""
 
     def dismiss(self) -> None:
         """End all workers at once, in the middle of whatever they do."""
@@ -121,11 +140,32 @@ class Lookout:
         return Look(stop, ExperimentSpec.from_json(self._experiment.spec))
 
 
-def leave_at_once(reason: str) -> None:
+def leave_at_once(reason: str, code: int = EXIT_ABANDONED) -> None:
     """End this process although its engine is in the middle of something; its trials are given away."""
     logger.error("this worker ends: %s", reason)
     logging.shutdown()
-    os._exit(EXIT_ABANDONED)
+    os._exit(code)
+
+
+def leave_when_told(interrupted: threading.Event, grace_seconds: float) -> None:
+    """Have SIGTERM end this process within the grace time, whatever it is doing. In the main thread.
+
+    `interrupted` is set; who works at a desk ends its epoch, or gives its trials back without. Should even
+    that not come to an end (an import, a download, a database that is away), the process ends a little later.
+    """
+
+    def tell(_number: int, _frame: object) -> None:
+        if not interrupted.is_set():
+            guard = threading.Timer(
+                grace_seconds + GUARD_SECONDS,
+                leave_at_once,
+                ("told to leave, and did not come to an end", EXIT_TERMINATED),
+            )
+            guard.daemon = True
+            guard.start()
+        interrupted.set()
+
+    signal.signal(signal.SIGTERM, tell)
 
 
 def work(
@@ -140,26 +180,40 @@ def work(
     `abandon(reason)` is called in another thread when the engine does not come back; it should end
     the process, for the calling thread can't be ended.
     """
-    with Database(assignment.database_url, application_name=f"shoal {worker}") as database:
+    # Late: commands that only look at experiments do without what counts and clocks a worker.
+    from search.observe.watching import watching
+
+    with (
+        Database(assignment.database_url, application_name=f"shoal {worker}") as database,
+        ExitStack() as watch,
+    ):
         experiments = Experiments(database)
         experiment = experiments.get(assignment.experiment)
         spec = ExperimentSpec.from_json(experiment.spec)
         choices = StoredChoices(database, experiment.id)
-        engine = make_engine(spec, assignment.trainer, assignment.device, choices)
+        engine = make_engine(spec, assignment.trainer, assignment.device, choices, assignment.precision)
         storage = open_optuna_storage(database.url)
         try:
-            ledger = ledger_of(database, storage)
-            worker_id = ledger.register(worker)
+            told = told_of(spec, assignment.trainer, assignment.device, engine)
+            if assignment.joined:
+                told["joined"] = True
+            folder = checkpoint_folder(experiment)
+            watched = watch.enter_context(watching(worker, experiment.name, told, engine, folder))
+            ledger = Pulse(watched.ledger(ledger_of(database, storage)), lease_seconds=lease_seconds())
+            worker_id = ledger.register(worker, told)
+            broker = Broker(database, storage, experiment, spec, ledger=ledger, worker_id=worker_id)
             desk = Desk(
-                Broker(database, storage, experiment, spec, ledger=ledger, worker_id=worker_id),
+                broker,
                 look=Lookout(experiments, experiment),
                 interrupted=interrupted,
                 patience=Patience(hang=assignment.hang_seconds, grace=assignment.grace_seconds),
                 abandon=abandon,
+                idle_seconds=assignment.idle_seconds,
             )
             try:
                 judged = not isinstance(spec.pruner, NoPruner)
-                return run_at(desk, engine, Saver(assignment.checkpoint_seconds), judged=judged)
+                with ledger.beating(broker.holdings):
+                    return run_at(desk, engine, watched.saver(assignment.checkpoint_seconds), judged=judged)
             finally:
                 # What is still held goes back to the queue at once, unless the database is away.
                 with suppress(StorageError):
@@ -223,6 +277,14 @@ class ThreadCrew:
         self._thread = None
         left, self._departures = self._departures, []
         return left[:1]
+
+    def pending(self) -> frozenset[str]:
+        """A thread begins at once."""
+        return frozenset()
+
+    def lost_nodes(self) -> frozenset[str]:
+        """There is this machine alone."""
+        return frozenset()
 
     def dismiss(self) -> None:
         """A thread can't be ended from outside: it ends with the process, or at its next epoch."""

@@ -1,8 +1,9 @@
 """Optuna Dashboard on our database.
 
-The dashboard has no login and can delete studies, so it listens on this machine alone unless told
-otherwise, and answers only requests that were addressed to it by name: a page elsewhere that points
-its own host name at 127.0.0.1 (DNS rebinding) gets a 403.
+The dashboard has no login and can delete studies, so it listens on this machine alone unless a proxy with
+a login stands before it (`deploy/proxy`), and answers only requests that were addressed to it by name: a
+page elsewhere that points its own host name at 127.0.0.1 (DNS rebinding) gets a 403. What somebody
+uploaded as an artifact is never shown as a page of ours: it would run with the reader's rights.
 
 It asks for a whole study again and again. Over our storage, which reads what is new, that is two
 milliseconds where stock Optuna reads everything.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -44,17 +46,39 @@ def host_of(header: str) -> str:
     return header.partition(":")[0].lower()
 
 
-def only_for(hosts: Iterable[str], application: WSGIApplication) -> WSGIApplication:
-    """The application, refusing requests whose Host header names none of `hosts`."""
-    known = frozenset(hosts)
+def only_for(knows: Callable[[str], bool], application: WSGIApplication) -> WSGIApplication:
+    """The application, refusing requests whose Host header `knows` doesn't."""
 
     def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if host_of(environ.get("HTTP_HOST", "")) in known:
+        if knows(environ.get("HTTP_HOST", "")):
             return application(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
         return [b"This dashboard answers to the address that `shoal dashboard` printed.\n"]
 
     return guarded
+
+
+SANDBOX = (
+    ("Content-Security-Policy", "sandbox"),
+    ("Content-Disposition", "attachment"),
+    ("X-Content-Type-Options", "nosniff"),
+)
+"""On every artifact: it is saved, and where it is shown all the same it runs no script."""
+
+
+def sandboxed(application: WSGIApplication) -> WSGIApplication:
+    """The application, with `SANDBOX` on all artifacts, whatever it said itself."""
+    ours = {name.lower() for name, _ in SANDBOX}
+
+    def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def with_headers(status: str, headers: list[tuple[str, str]], *rest: object) -> object:
+            kept = [header for header in headers if header[0].lower() not in ours]
+            return start_response(status, [*kept, *SANDBOX], *rest)  # type: ignore[arg-type]
+
+        is_artifact = environ.get("PATH_INFO", "").startswith("/artifacts/")
+        return application(environ, with_headers if is_artifact else start_response)  # type: ignore[arg-type]
+
+    return serve
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -70,20 +94,33 @@ class _QuietHandler(WSGIRequestHandler):
         logger.debug(format, *args)
 
 
-def serve(database_url: str, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+def serve(
+    database_url: str,
+    host: str,
+    port: int,
+    on_ready: Callable[[str], None],
+    *,
+    names: Iterable[str] = (),
+    artifacts: Path | None = None,
+) -> None:
     """Serve until interrupted; `on_ready` gets the URL once connections are accepted.
 
-    Port 0 takes a free one. Raises `CommandError` where the address can't be bound.
+    `names`: other host names that lead to it, such as the one by which a proxy calls it. `artifacts`: the
+    folder of the files that were uploaded with `optuna.artifacts`; None: there are none. Port 0 takes a
+    free one. Raises `CommandError` where the address can't be bound.
     """
+    from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import wsgi
 
+    from search.serve.guard import admission
     from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 
     storage = open_optuna_storage(database_url)
     try:
-        application = wsgi(storage)
-        if is_loopback(host):
-            application = only_for(LOCAL_NAMES | {host}, application)
+        kept = FileSystemArtifactStore(artifacts) if artifacts is not None else None
+        application = only_for(
+            admission(host, None, names).knows, sandboxed(wsgi(storage, artifact_store=kept))
+        )
         try:
             server = make_server(host, port, application, server_class=_Server, handler_class=_QuietHandler)
         except OSError as error:

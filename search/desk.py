@@ -16,18 +16,19 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from objectives.base import TrialFailure
 from search import placing
-from search.claims import Claim, Left, Look, Patience, Reported, Verdict, ends
+from search.claims import Claim, Left, Look, Patience, Reported, Verdict
+from search.counter import Counter, token_of
 from search.holdings import LeasesLost
 from storage.errors import DatabaseUnreachable, StorageError
 
 if TYPE_CHECKING:
-    from objectives.base import EpochReport, TestScore
     from search.broker import Broker
 
 logger = logging.getLogger(__name__)
@@ -40,13 +41,13 @@ AWAY_SECONDS = 600.0
 """For how long the database may be away before a worker ends."""
 
 
-class Desk:
+class Desk(Counter):
     """See above. `start`, then the methods of the engine's side, then `close`.
 
     `look` asks the database about the experiment; `interrupted` is set when the worker has to go;
     `abandon(reason)` is called, in the desk's thread, when the engine does not come back: its trials
-    are in other hands then, and the process should end. Errors of the database are raised on the
-    engine's side.
+    are in other hands then, and the process should end. A worker that gets nothing for `idle_seconds`
+    is `idle`. Errors of the database are raised on the engine's side.
     """
 
     def __init__(
@@ -57,28 +58,15 @@ class Desk:
         interrupted: threading.Event,
         patience: Patience,
         abandon: Callable[[str], object],
+        idle_seconds: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(interrupted=interrupted, idle_seconds=idle_seconds, clock=clock)
         self._broker = broker
         self._ask = look
-        self._interrupted = interrupted
         self._patience = patience
         self._abandon = abandon
-        self._clock = clock
         self._thread: threading.Thread | None = None
-
-        # Both threads, under the lock of `_changed`:
-        self._changed = threading.Condition()
-        self._inbox: list[Reported | tuple[Claim, TrialFailure] | tuple[Claim, str | None]] = []
-        self._ready: deque[Claim] = deque()
-        self._wanted = 0
-        self._verdicts: dict[int, Verdict] = {}
-        self._engine: dict[int, Claim] = {}
-        self._lately: set[int] = set()
-        self._busy_since: float | None = None
-        self._longest: float | None = None
-        self._stop = self._exhausted = self._closing = False
-        self._error: BaseException | None = None
 
         # The desk's thread alone:
         self._to_store: list[Reported] = []
@@ -89,85 +77,12 @@ class Desk:
         self._away_since: float | None = None
         self._told_at: float | None = None
 
-    # The engine's side
-
-    @property
-    def stopping(self) -> bool:
-        """Whether trials are to leave at their epochs' ends, and none to begin."""
-        return self._stop or self._interrupted.is_set()
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether there will be no other trial for this worker, as far as can be told now."""
-        with self._changed:
-            self._raise_error()
-            return self._exhausted and not self._inbox and not self._ready
-
-    def take(self, free: int, ahead: int) -> list[Claim]:
-        """Claimed trials for up to `free` slots; what is missing is asked for, and `ahead` besides."""
-        with self._changed:
-            self._raise_error()
-            if self.stopping:
-                return []
-            given = [self._ready.popleft() for _ in range(min(free, len(self._ready)))]
-            self._engine |= {claim.lease.token: claim for claim in given}
-            self._lately |= {claim.lease.token for claim in given}
-            self._wanted = free - len(given) + ahead
-            if self._wanted > len(self._ready):
-                self._changed.notify_all()
-            return given
-
-    def end_epoch(
-        self,
-        claim: Claim,
-        report: EpochReport,
-        *,
-        last: bool,
-        leaving: bool = False,
-        test: TestScore | None = None,
-    ) -> None:
-        """Leave an epoch's report. With `last` or `leaving` the trial has left its slot."""
-        said = Reported(claim, report, last, leaving, test)
-        self._leave(said, gone=claim if leaving or ends(said) else None)
-
-    def fail(self, claim: Claim, failure: TrialFailure) -> None:
-        """Say that a trial raised, and left its slot."""
-        self._leave((claim, failure), gone=claim)
-
-    def part(self, claim: Claim) -> None:
-        """Say that a trial left its slot, after a verdict."""
-        with self._changed:
-            self._engine.pop(claim.lease.token, None)
-            self._verdicts.pop(claim.lease.token, None)
-
-    def verdict(self, claim: Claim, *, wait: bool) -> Verdict | None:
-        """What becomes of a trial after its last report; None if that is open, and `wait` is not said."""
-        token = claim.lease.token
-        with self._changed:
-            while wait and token not in self._verdicts:
-                self._raise_error()
-                self._changed.wait()
-            self._raise_error()
-            return self._verdicts.pop(token, None)
-
-    def wait(self) -> None:
-        """Until there is a trial, or a reason to end."""
-        with self._changed:
-            while not (self._ready or self._exhausted or self.stopping or self._error):
-                self._changed.wait(LONGEST_PAUSE)
-            self._raise_error()
-
-    @contextmanager
-    def training(self) -> Iterator[None]:
-        """Around each call that trains: the desk notices when it does not end."""
-        with self._changed:
-            self._busy_since = self._clock()
-        yield
-        with self._changed:
-            seconds = self._clock() - self._busy_since
-            self._longest = max(seconds, self._longest or 0.0)
-            self._busy_since = None
-            self._lately.clear()
+    def start(self) -> None:
+        """Begin to work, in a thread."""
+        # What the engine's thread is about, the lines of this one's log are about as well.
+        run = copy_context().run
+        self._thread = threading.Thread(target=run, args=(self._run,), name="desk", daemon=True)
+        self._thread.start()
 
     def close(self, error: BaseException | None = None) -> None:
         """Give back what is left and end the thread. `error`: what ended the engine's side, if one did.
@@ -188,29 +103,6 @@ class Desk:
             self._thread.join()
         if error is None:
             self._raise_error()
-
-    def _leave(self, said: Reported | tuple[Claim, TrialFailure], *, gone: Claim | None) -> None:
-        with self._changed:
-            self._raise_error()
-            self._inbox.append(said)
-            token = _token(said)
-            if self._verdicts.get(token) is Verdict.CONTINUE:
-                del self._verdicts[token]  # of an epoch before this one
-            if gone is not None:
-                self._engine.pop(gone.lease.token, None)
-            self._exhausted = False
-            self._changed.notify_all()
-
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    # The desk's side
-
-    def start(self) -> None:
-        """Begin to work, in a thread."""
-        self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
-        self._thread.start()
 
     def _run(self) -> None:
         try:
@@ -260,6 +152,8 @@ class Desk:
 
     def _serve(self) -> None:
         self._look()
+        if not self.stopping:
+            self._to_store += self._broker.sharing.replay()
         if self._to_store:
             verdicts = self._broker.store(self._to_store)
             self._to_judge += [one for one in self._to_store if one.claim.lease.token not in verdicts]
@@ -292,7 +186,7 @@ class Desk:
     def _claim(self) -> None:
         with self._changed:
             missing = 0 if self.stopping else self._wanted - len(self._ready)
-        if missing <= 0 or self._clock() < self._next_claim:
+        if missing <= 0 or (self._clock() < self._next_claim and not self._broker.sharing.has_free):
             return
         claims = self._broker.claim(missing)
         if claims:
@@ -307,9 +201,9 @@ class Desk:
             self._changed.notify_all()
 
     def _give_back(self) -> None:
-        """Trials that were claimed ahead and will not be begun here."""
+        """Trials that were claimed ahead and will not be begun here, and those that wait for another's."""
         with self._changed:
-            claims = list(self._ready)
+            claims = [*self._ready, *self._broker.sharing.leave()]
             self._ready.clear()
         for claim in claims:
             self._broker.release(claim)
@@ -321,7 +215,7 @@ class Desk:
         self._next_claim = self._clock()
         self._pause = FIRST_PAUSE
         with self._changed:
-            open_still = {_token(said) for said in self._inbox}
+            open_still = {token_of(said) for said in self._inbox}
             for token, verdict in verdicts.items():
                 if token in self._engine and not (verdict is Verdict.CONTINUE and token in open_still):
                     self._verdicts[token] = verdict
@@ -406,13 +300,9 @@ class Desk:
     def _seconds_to_wait(self) -> float:
         """Until there is something to do even if the engine leaves nothing."""
         now = self._clock()
-        due = [self._next_look - now]
+        due = [self._next_look - now, self._broker.sharing.seconds_to_replay()]
         if self._broker.holdings:
             due.append(self._broker.holdings.seconds_to_beat())
         if self._wanted > len(self._ready) and not self.stopping:
             due.append(self._next_claim - now)
         return max(0.0, min(due))
-
-
-def _token(said: Reported | tuple[Claim, object]) -> int:
-    return (said.claim if isinstance(said, Reported) else said[0]).lease.token

@@ -156,12 +156,13 @@ def ray(probe: Probe) -> Finding:
 
 def database(url: str | None) -> Iterator[Finding]:
     """The database that a command would use; an embedded one that doesn't run is not started."""
-    from storage.database import URL_VARIABLE, Database
+    from storage.database import Database
     from storage.embedded import EmbeddedPostgres
     from storage.errors import StorageError
+    from storage.urls import url_of_environment
 
     try:
-        given = url or os.environ.get(URL_VARIABLE)
+        given = url or url_of_environment()
         if not given:
             server = EmbeddedPostgres()
             status = server.status()

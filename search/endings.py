@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 from storage.ledger import Ending, ReadingWrite
 
 if TYPE_CHECKING:
-    from search.claims import Reported
+    from search.claims import Claim, Reported
     from search.spec import ExperimentSpec
+    from storage.ledger import Scalar
+
+SHARED_WITH_KEY = "shoal:shared_with"
+"""User attribute of a trial: the study whose trial was trained for this one as well."""
+SHARED_EPOCHS_KEY = "shoal:shared_epochs"
+"""How many epochs this one did not train for it; those of the attempt that ended it."""
 
 NOT_SCORED = "its trainer gave no score on the test set"
 """Why a retraining failed: an engine of the user's own does not do what `TrialStart.score_test` asks."""
@@ -22,7 +28,7 @@ def value_of(spec: ExperimentSpec, one: Reported) -> float:
 def completed(spec: ExperimentSpec, one: Reported) -> Ending:
     """The end of a trial that has nothing left to train; of a retraining, with what it read."""
     epoch = one.report.epoch
-    notes: dict[str, bool | int] = {"epochs": epoch}
+    notes: dict[str, Scalar] = {"epochs": epoch, **_shared(one.claim)}
     if one.report.diverged:
         notes |= {"diverged": True, "diverged_epoch": epoch}
     if one.claim.retrains is not None and one.test is None:
@@ -40,7 +46,14 @@ def completed(spec: ExperimentSpec, one: Reported) -> Ending:
 
 def pruned(one: Reported) -> Ending:
     """The end of a trial that was stopped early."""
-    return Ending(lease=one.claim.lease, state="pruned", attributes={"epochs": one.report.epoch})
+    notes: dict[str, Scalar] = {"epochs": one.report.epoch, **_shared(one.claim)}
+    return Ending(lease=one.claim.lease, state="pruned", attributes=notes)
+
+
+def _shared(claim: Claim) -> dict[str, Scalar]:
+    if claim.shared is None:
+        return {}
+    return {SHARED_WITH_KEY: claim.shared.study_name, SHARED_EPOCHS_KEY: claim.shared.epochs}
 
 
 def _reading(spec: ExperimentSpec, one: Reported) -> ReadingWrite | None:

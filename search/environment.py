@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def environment() -> dict[str, Any]:
 
     return {
         "revision": revision(),
-        "versions": {name: version(name) for name in ("shoal", "torch", "optuna", "ray", "numpy")},
+        "versions": {name: version_of(name) for name in ("shoal", "torch", "optuna", "ray", "numpy")},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
@@ -35,6 +35,14 @@ def environment() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": gpu_names(),
     }
+
+
+def version_of(package: str) -> str | None:
+    """Of an installed package; None if it isn't."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def revision(package: Path = PACKAGE) -> str | None:

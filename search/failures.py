@@ -18,6 +18,9 @@ from storage.errors import (
     ExperimentBusy,
     ExperimentExists,
     ExperimentNotFound,
+    FileUnsuitable,
+    ScheduleExists,
+    ScheduleNotFound,
     StorageError,
 )
 
@@ -87,10 +90,16 @@ def failure_of(error: Exception) -> Failure | None:
             return Failure(
                 ExitCode.NOT_FOUND, "not_found", message, next="shoal status lists all experiments"
             )
+        case ScheduleNotFound():
+            return Failure(ExitCode.NOT_FOUND, "not_found", message, next="shoal schedule list")
+        case ScheduleExists():
+            return Failure(ExitCode.CONFLICT, "conflict", message, next="--replace, or --name another")
         case ExperimentExists():
             return Failure(ExitCode.CONFLICT, "conflict", message, next="give the experiment another name")
         case ExperimentBusy():
             return Failure(ExitCode.CONFLICT, "busy", message, next="shoal watch shows how it goes")
+        case FileUnsuitable():
+            return Failure(ExitCode.BAD_INPUT, "file", message)
         case DatabaseUnreachable() | DatabaseUnsuitable() | EmbeddedError():
             return Failure(ExitCode.UNREACHABLE, "database", message, next="shoal db check, or shoal doctor")
         case StorageError() | ObjectiveError():

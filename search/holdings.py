@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from search.logs import ids
 from storage.errors import DatabaseUnreachable
 
 if TYPE_CHECKING:
@@ -64,6 +65,14 @@ class Holdings:
         self._endings[token] = ending
         return True
 
+    def leases(self) -> list[Lease]:
+        """Those that are held now; for another thread, which keeps them alive."""
+        return list(self._held.values())
+
+    def beaten(self, at: float) -> None:
+        """Note that somebody else prolonged all leases at that moment of the clock."""
+        self._beaten_at = max(self._beaten_at, at)
+
     @property
     def has_to_write(self) -> bool:
         """Whether there is something to say now."""
@@ -108,7 +117,10 @@ class Holdings:
         for token, why in written.refused.items():
             if (lease := self._held.pop(token, None)) is not None:
                 self._lost[token] = lease
-                logger.warning("trial %s of %s was lost: %s", lease.number, lease.study_name, why)
+                about = ids(study=lease.study_name, trial=lease.number, attempt=lease.attempt)
+                logger.warning(
+                    "trial %s of %s was lost: %s", lease.number, lease.study_name, why, extra=about
+                )
         for ending in all_endings:
             self._held.pop(ending.lease.token, None)
         self._given_up |= written.given_up

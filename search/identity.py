@@ -29,6 +29,7 @@ def identity_of(spec: ExperimentSpec) -> dict[str, Any]:
     if plain["objective"] is not None:
         kept["objective"] = plain["objective"]
     kept["comparison"] = {key: value for key, value in plain["comparison"].items() if key != "retrain"}
+    kept["comparison"]["retrain"] = {"at_least": plain["comparison"]["retrain"]["at_least"]}
     return kept
 
 

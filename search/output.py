@@ -7,6 +7,7 @@ or an error message of a user's model can't paint a terminal.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -20,8 +21,14 @@ from rich.text import Text
 
 from search.failures import Failure
 
+LOG_FORMAT_VARIABLE = "SHOAL_LOG_FORMAT"
+
 PIPE_WIDTH = 2000
 """Columns when stdout is not a terminal: rows must not be cut or folded for a program that reads them."""
+
+WARNING_STYLE = "yellow"
+
+logger = logging.getLogger(__name__)
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -29,6 +36,38 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 def clean(text: object) -> str:
     """Text without control characters, which could move the cursor or hide what is there."""
     return _CONTROL.sub("\ufffd", str(text))
+
+
+def encoded(body: object, **options: object) -> str:
+    """JSON without control characters: those that JSON lets stand are escaped, so that nothing is lost."""
+    text = json.dumps(body, default=str, allow_nan=False, ensure_ascii=False, **options)  # type: ignore[arg-type]
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class _Cleaned:
+    """A terminal that is written data which nobody has looked at."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """As a file's; line ends stay as they are."""
+        self._stream.write("\r\n".join(map(clean, text.split("\r\n"))))
+        return len(text)
+
+    def flush(self) -> None:
+        """As a file's."""
+        self._stream.flush()
+
+
+def is_terminal() -> bool:
+    """Whether what is printed on stdout is shown rather than kept."""
+    return sys.stdout.isatty()
+
+
+def data_stream() -> IO[str]:
+    """Where data go that are text already: as they are into a file or a pipe, cleaned onto a terminal."""
+    return _Cleaned(sys.stdout) if is_terminal() else sys.stdout  # type: ignore[return-value]
 
 
 def discard(stream: IO[str]) -> None:
@@ -71,8 +110,15 @@ def stdout() -> Console:
 
 
 def stderr() -> Console:
-    """Where messages go."""
-    return console(sys.stderr)
+    """Where messages go; nowhere where stderr holds log lines for programs, see `message`."""
+    made = console(sys.stderr)
+    made.quiet = for_programs()
+    return made
+
+
+def for_programs() -> bool:
+    """Whether each line on stderr is to be JSON (`search.logs`)."""
+    return os.environ.get(LOG_FORMAT_VARIABLE, "").strip().lower() == "json"
 
 
 def show(*parts: RenderableType) -> None:
@@ -86,21 +132,20 @@ def show(*parts: RenderableType) -> None:
 
 
 def message(text: str, *, style: str = "") -> None:
-    """Tell the user something that is not data."""
+    """Tell the user something that is not data; in the log where that is what stderr holds."""
+    if for_programs():
+        logger.log(logging.WARNING if style == WARNING_STYLE else logging.INFO, "%s", text)
     stderr().print(Text(clean(text), style=style), soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Tell the user something to beware of."""
-    message(f"warning: {text}", style="yellow")
+    message(f"warning: {text}", style=WARNING_STYLE)
 
 
 def document(schema: str, body: Mapping[str, object]) -> None:
     """Print data for programs: one JSON document whose `schema` names its form and version."""
-    text = json.dumps(
-        {"schema": f"shoal.{schema}", **body}, default=str, allow_nan=False, ensure_ascii=False, indent=2
-    )
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(encoded({"schema": f"shoal.{schema}", **body}, indent=2) + "\n")
     sys.stdout.flush()
 
 
@@ -108,24 +153,21 @@ def listing(
     schema: str, body: Mapping[str, object], name: str, entries: Sequence[Mapping[str, object]]
 ) -> None:
     """As `document`, with many entries under a last key `name`: one a line, ten times as quickly written."""
-    head = json.dumps({"schema": f"shoal.{schema}", **body}, default=str, allow_nan=False, ensure_ascii=False)
-    lines = ",".join(
-        "\n    " + json.dumps(entry, default=str, allow_nan=False, ensure_ascii=False) for entry in entries
-    )
+    head = encoded({"schema": f"shoal.{schema}", **body})
+    lines = ",".join(f"\n    {encoded(entry)}" for entry in entries)
     sys.stdout.write(f"{head[:-1]},\n  {json.dumps(name)}: [{lines}\n  ]\n}}\n")
     sys.stdout.flush()
 
 
 def text(written: str) -> None:
     """Print data that is text already: JSON, YAML, CSV."""
-    sys.stdout.write(written)
+    data_stream().write(written)
     sys.stdout.flush()
 
 
 def line(schema: str, body: Mapping[str, object]) -> None:
     """As `document`, on one line: for what is printed again and again."""
-    text = json.dumps({"schema": f"shoal.{schema}", **body}, default=str, allow_nan=False, ensure_ascii=False)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(encoded({"schema": f"shoal.{schema}", **body}) + "\n")
     sys.stdout.flush()
 
 
@@ -145,6 +187,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: 
     return grid
 
 
+def mark(state: str) -> Text:
+    """How a check went, coloured: `ok`, `warn` or `fail`."""
+    words = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bold red")}
+    return Text(words[state][0], style=words[state][1])
+
+
 def facts(rows: Sequence[tuple[str, object]]) -> Table:
     """Names and what they are, one below the other."""
     grid = table(("", ""), rows)
@@ -154,6 +202,9 @@ def facts(rows: Sequence[tuple[str, object]]) -> Table:
 
 def show_failure(failure: Failure, *, as_json: bool) -> None:
     """Print an error: for people on stderr, and as JSON on stdout where JSON was asked for."""
+    if for_programs():
+        said = [failure.what, failure.why, *(f"{p.place}: {p.message}" for p in failure.problems)]
+        logger.error("%s", "; ".join(filter(None, said)), extra={"ids": {"kind": failure.kind}})
     target = stderr()
     head = Text("error: ", style="bold red")
     target.print(head + Text(clean(failure.what)), soft_wrap=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 from objectives.base import FULL_BATCH, ObjectiveError, Scalar, Task, TrialConfig
@@ -211,10 +211,13 @@ def _grid_axes(spec: ExperimentSpec) -> tuple[GridAxis, ...]:
     return tuple(GridAxis(name, axis.kind, axis.points) for name, axis in spec.grid_axes(0).items())
 
 
-def measured_speed(task: Task, config: TrialConfig) -> Rates:
+def measured_speed(task: Task, config: TrialConfig, precision: str = "auto") -> Rates:
     """`objectives.fused.choose.speed_on`, imported when it is needed: it brings torch along."""
+    from objectives.devices import resolve_device
     from objectives.fused.choose import speed_on
+    from objectives.precision import resolve_precision
 
+    task = replace(task, precision=resolve_precision(precision, resolve_device("auto")))
     seen = speed_on(task, config)
     return Rates(seen.alone, seen.fused or None, seen.tried, seen.bytes_per_slot or None, seen.reason)
 

@@ -84,8 +84,7 @@ def pairs_of(spec: ExperimentSpec) -> tuple[tuple[str, str], ...]:
 def comparison_notes(spec: ExperimentSpec, grid_size: int | None) -> list[str]:
     """What a report on this file will call a demonstration, or too little for a claim."""
     trials = spec.budget.trials
-    smallest = trials if grid_size is None else min(trials, grid_size)
-    notes = [note for note in (few_trials(smallest), few_replicates(spec.replicates)) if note]
+    notes = [note for note in (few_trials(trials), few_replicates(spec.replicates)) if note]
     if grid_size is not None and grid_size < trials:
         notes.append(f"the grid has {grid_size} points, fewer than the {trials} trials of other methods")
     return notes + _few_seeds(spec) + _slips(spec)
@@ -97,7 +96,8 @@ def winner_notes(spec: ExperimentSpec) -> list[str]:
         return []
     seeds, epochs = spec.comparison.retrain.seeds, retraining_epochs(spec)
     cost = f"{retrainings(spec):,} more trials, {epochs:,} more epochs at most"
-    return [f"winners are trained again with {seeds} fresh seeds and scored on the sealed test set: {cost}"]
+    where = "" if spec.objective is not None else " and scored on the sealed test set"
+    return [f"winners are trained again with {seeds} fresh seeds{where}: {cost}"]
 
 
 def _few_seeds(spec: ExperimentSpec) -> list[str]:

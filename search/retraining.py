@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from objectives.base import derive_seed
 from search.placing import Limits, Load, is_decided
-from search.study import SEED_KEY, Drawn, Tally, TrialUnusable, batched, limits_of
+from search.study import SEED_KEY, Drawn, Tally, TrialUnusable, batched, has_seed, limits_of
 from storage.failpoints import failpoint
 from storage.ledger import Draw, Lease
 
@@ -214,7 +214,7 @@ class RetrainingStudy:
         values = self._values({**lease.fixed, **lease.params})
         seed = retraining_seed(self._spec.seed, self.replicate, index)
         new = {name: value for name, value in values.items() if name not in lease.params}
-        if not new and SEED_KEY in lease.attributes:
+        if not new and has_seed(lease.attributes):
             return Drawn(values, seed, None)
         kinds = self._space.distributions()
         write = Draw(

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler
+from optuna.samplers import BaseSampler, GPSampler, QMCSampler
 
 from objectives.base import derive_seed
+from search.chance import NamedRandomSampler
 from search.gp import GpThenTpeSampler
 from search.tpe import FastTpeSampler, Observations
 
@@ -159,7 +160,7 @@ def _grid(_settings: GridSettings, _space: Space, *_seed_parts: int | str) -> Ba
 
 
 def _random(_settings: RandomSettings, _space: Space, *seed_parts: int | str) -> BaseSampler:
-    return PerTrialSampler(lambda seed: RandomSampler(seed=seed), *seed_parts)
+    return NamedRandomSampler(*seed_parts)
 
 
 def _qmc(settings: QmcSettings, space: Space, *seed_parts: int | str) -> BaseSampler:
@@ -170,11 +171,13 @@ def _qmc(settings: QmcSettings, space: Space, *seed_parts: int | str) -> BaseSam
 
 def _tpe(settings: TpeSettings, _space: Space, *seed_parts: int | str) -> BaseSampler:
     observations = Observations()
+    first = NamedRandomSampler(*seed_parts)
 
     def build(seed: int) -> BaseSampler:
         with experimental_wanted():
             return FastTpeSampler(
                 observations,
+                first,
                 n_startup_trials=settings.n_startup_trials,
                 n_ei_candidates=settings.n_ei_candidates,
                 multivariate=settings.multivariate,
@@ -188,17 +191,19 @@ def _tpe(settings: TpeSettings, _space: Space, *seed_parts: int | str) -> BaseSa
 
 def _gp(settings: GpSettings, _space: Space, *seed_parts: int | str) -> BaseSampler:
     observations = Observations()
+    first = NamedRandomSampler(*seed_parts)
 
     def build(seed: int) -> BaseSampler:
         with experimental_wanted():
             gp = GPSampler(
+                independent_sampler=first,
                 n_startup_trials=settings.n_startup_trials,
                 deterministic_objective=settings.deterministic_objective,
                 warn_independent_sampling=False,
                 seed=seed,
             )
         tpe = FastTpeSampler(
-            observations, n_startup_trials=settings.n_startup_trials, multivariate=True, seed=seed
+            observations, first, n_startup_trials=settings.n_startup_trials, multivariate=True, seed=seed
         )
         return GpThenTpeSampler(gp, tpe, settings.model_trials)
 

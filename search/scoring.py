@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from objectives.base import derive_seed
+from search.precisions import held_precision
+from search.programs import StoredChoices
 from search.spec import ExperimentSpec
 from storage.test_readings import TestReadings
 
@@ -42,7 +44,9 @@ def score_once(database: Database, record: ExperimentRecord, row: TrialRow, requ
         seed = derive_seed(spec.seed, row.replicate, row.number, "score")
     config = retrained(spec.config(row.params), request)
     split_seed = derive_seed(spec.seed, row.replicate, "split")
-    scored = score_on_test(task_of(spec, request), config, seed, split_seed, request.device)
+    precision = held_precision(StoredChoices(database, record.id), request.device)
+    task = dataclasses.replace(task_of(spec, request), precision=precision)
+    scored = score_on_test(task, config, seed, split_seed, request.device)
     return TestReadings(database).append(
         experiment_id=record.id,
         study_name=row.study_name,

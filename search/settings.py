@@ -207,6 +207,8 @@ class RetrainSettings(Settings):
 
     seeds: Annotated[int, Field(ge=0, le=1000)] = 10
     """Fresh seeds with which each study's incumbent is trained and scored on the sealed test set; 0: none."""
+    at_least: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Winners count with the seeds that finished if there are so many (or all): a retraining may fail."""
 
 
 Pair = Annotated[tuple[str, str], Field(strict=False)]

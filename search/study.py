@@ -1,4 +1,4 @@
-"""Optuna studies: made once, counted, asked for values, asked for verdicts.
+"""Optuna studies: counted, asked for values, asked for verdicts; `search.making` makes them.
 
 This is the only place (with `samplers`, `pruners` and `space`) that touches Optuna's `Study`. A study
 is one method × replicate of an experiment, in Optuna's own tables, so that Optuna Dashboard and any
@@ -9,18 +9,14 @@ never overshot) its callers add by holding the study's lock.
 
 from __future__ import annotations
 
-import json
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
@@ -34,9 +30,11 @@ from search.pruners import Direction, build_pool_pruner, build_pruner
 from search.rungs import RungTable
 from search.samplers import SamplingError, build_sampler
 from search.settings import NoPruner
+from search.sharing import may_be_common
 from search.space import SearchSpace
 from search.spec import ExperimentSpec
 from storage.ledger import Draw, Lease
+from storage.optuna.shoal_storage import ShoalStorage
 
 GRID_KEY = "shoal:grid"
 """User attribute of a trial: which point of the grid it is."""
@@ -51,6 +49,7 @@ class StudyDeleted(Exception):  # noqa: N818 - an event that callers handle, lik
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the study {name} was deleted from Optuna's tables; going on makes it anew")
+        self.name = name
 
 
 class TrialUnusable(Exception):  # noqa: N818 - an event as well
@@ -69,14 +68,18 @@ def limits_of(spec: ExperimentSpec, method: str, replicate: int = 0) -> Limits:
 
 
 @contextmanager
-def batched(storage: BaseStorage) -> Iterator[None]:
-    """Read every study at most once, and write in one transaction, where the storage can."""
-    batch = getattr(storage, "batch", None)
-    if batch is None:
+def batched(storage: BaseStorage, studies: Collection[str] = ()) -> Iterator[None]:
+    """Read every study at most once, and write in one transaction, where the storage can.
+
+    `studies`: names of those that will be read; it reads them together.
+    """
+    if not isinstance(storage, ShoalStorage):
         yield
-    else:
-        with batch():
-            yield
+        return
+    with storage.batch():
+        if len(studies) > 1:
+            storage.look_up(studies)
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,13 @@ class Drawn:
     seed: int
     draw: Draw | None
     """What has to be stored of it; None if all is."""
+    common: int | None = None
+    """The number of the trials for which other methods may have drawn the same; None: none may."""
+
+
+def has_seed(attributes: Mapping[str, Any]) -> bool:
+    """Whether a trial's user attributes say that one of our workers runs it, or has ended it."""
+    return attributes.get(SEED_KEY) is not None
 
 
 class Tally:
@@ -113,8 +123,9 @@ class Tally:
         return replace(self._with_open(list(history.open.values())), total=len(trials))
 
     def _with_open(self, trials: Sequence[FrozenTrial]) -> Load:
-        # Ours have their seed from the moment in which the lock of their claim was given back.
-        running = [t for t in trials if t.state == TrialState.RUNNING and SEED_KEY in t.user_attrs]
+        # Ours have their seed from the moment in which the lock of their claim was given back until they go
+        # back to the queue. What another client takes from there has none, however that client ends.
+        running = [t for t in trials if t.state == TrialState.RUNNING and has_seed(t.user_attrs)]
         waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
         # A trial has values from the moment a worker took it; a point of the grid only a promise of them.
         interrupted = [trial for trial in waiting if trial.params]
@@ -133,7 +144,7 @@ class Tally:
 class SearchStudy:
     """One study of an experiment. Raises `StudyDeleted` if Optuna's tables don't hold it.
 
-    One thread at a time. `load`, `enqueue_grid` and `draw` are called under the study's lock where
+    One thread at a time. `load` and `draw` are called under the study's lock where
     something is decided by them.
     """
 
@@ -144,11 +155,12 @@ class SearchStudy:
         self._method = method
         self._replicate = replicate
         self._space = spec.search_space()
+        self._kinds = self._space.distributions()
         self.max_epochs = spec.max_epochs()
         self.limits = limits_of(spec, method, replicate)
         self.adaptive = spec.methods[method].adaptive
         self._sampler = build_sampler(
-            method, spec.methods[method], self._space.distributions(), seed=spec.seed, replicate=replicate
+            method, spec.methods[method], self._kinds, seed=spec.seed, replicate=replicate
         )
         try:
             self._study = optuna.load_study(
@@ -163,7 +175,7 @@ class SearchStudy:
         self._rule = build_pool_pruner(spec.pruner, self.max_epochs, self.name, direction)
         self._tally = Tally(self.max_epochs)
         self._table = RungTable()
-        self._widening = Widening(self._space.distributions())
+        self._widening = Widening(self._kinds)
 
     def load(self) -> Load:
         """How far the study is. Raises `StudyDeleted`."""
@@ -174,20 +186,6 @@ class SearchStudy:
             return self._study.get_trials(deepcopy=False)
         except KeyError:
             raise StudyDeleted(self.name) from None
-
-    def enqueue_grid(self) -> int:
-        """Put every point of the grid that isn't there yet in the queue; returns how many.
-
-        Each point is one trial with its key as user attribute, so a second call adds nothing. One
-        that was evaluated for an earlier version of the experiment is not evaluated again.
-        """
-        there = {trial.user_attrs.get(GRID_KEY) for trial in self._trials()}
-        points = self._spec.grid_points(self._replicate)
-        missing = [point for point in points if grid_key(point) not in there]
-        with batched(self._storage):
-            for point in missing:
-                self._study.enqueue_trial(point, user_attrs={GRID_KEY: grid_key(point)})
-        return len(missing)
 
     def draw(self, lease: Lease) -> Drawn:
         """The values and the seed of a trial: those that it has, those it was given, else the sampler's.
@@ -202,30 +200,35 @@ class SearchStudy:
         began = time.perf_counter()
         try:
             values = draw(
-                self._widening.of(self._study),
+                # Who learns nothing from earlier trials need not be shown them.
+                self._widening.of(self._study) if self.adaptive else self._study,
                 self._sampler,
-                _frozen(lease, self._space),
+                _frozen(lease, self._kinds),
                 self._space,
                 lease.fixed,
+                kinds=self._kinds,
             )
         except (ValueError, SamplingError) as error:
             if not given:
                 raise  # a mistake of ours or of the sampler's
             raise TrialUnusable(str(error)) from error
         seconds = time.perf_counter() - began
-        seed = derive_seed(self._spec.seed, self._replicate, self._root(lease))
+        root = self._root(lease)
+        seed = derive_seed(self._spec.seed, self._replicate, root)
+        chosen = bool(lease.fixed) and GRID_KEY not in lease.attributes
+        common = chosen or may_be_common(values, self._kinds, self._spec.seed, self._replicate, root)
+        number = root if common and len(self._spec.methods) > 1 else None
         new = {name: value for name, value in values.items() if name not in lease.params}
-        if not new and SEED_KEY in lease.attributes:
-            return Drawn(values, seed, None)
-        kinds = self._space.distributions()
+        if not new and has_seed(lease.attributes):
+            return Drawn(values, seed, None, number)
         draws = Draw(
             lease=lease,
             values=new,
-            distributions={name: kinds[name] for name in new},
+            distributions={name: self._kinds[name] for name in new},
             attributes={SEED_KEY: seed},
             sampler_seconds=seconds,
         )
-        return Drawn(values, seed, draws)
+        return Drawn(values, seed, draws, number)
 
     def _root(self, lease: Lease) -> int:
         """The number whose seed a trial has: its own, or that of the trial that it repeats."""
@@ -271,15 +274,17 @@ def draw(
     trial: FrozenTrial,
     space: SearchSpace,
     fixed: Mapping[str, Any],
+    *,
+    kinds: Mapping[str, BaseDistribution],
 ) -> dict[str, Scalar]:
     """A trial's values as Optuna's `Trial.suggest_*` would give them, without writing any of them.
 
+    `kinds` are the distributions of the space.
     Those that `trial` has stay; `fixed` ones are taken as given; the others come from the sampler,
     together where it knows how, else one by one. `trial` is changed: it gets the values as they are
     drawn, since an independent draw may look at them. Raises `ValueError` for a value that isn't one
     of its dimension, and what the sampler raises.
     """
-    kinds = space.distributions()
     # What `Study.ask` does: a sampler that asks for trials sees those of now, not those of the last draw.
     study._thread_local.cached_all_trials = None
     seen = optuna.pruners._filter_study(study, trial)
@@ -310,9 +315,8 @@ def draw(
     return values
 
 
-def _frozen(lease: Lease, space: SearchSpace) -> FrozenTrial:
+def _frozen(lease: Lease, kinds: Mapping[str, BaseDistribution]) -> FrozenTrial:
     """The trial as a sampler sees it."""
-    kinds = space.distributions()
     known = {name: value for name, value in lease.params.items() if name in kinds}
     return FrozenTrial(
         number=lease.number,
@@ -327,46 +331,6 @@ def _frozen(lease: Lease, space: SearchSpace) -> FrozenTrial:
         system_attrs={"fixed_params": dict(lease.fixed)} if lease.fixed else {},
         intermediate_values={},
     )
-
-
-def grid_key(point: Mapping[str, Scalar]) -> str:
-    """What makes a point of the grid itself: its values in canonical JSON."""
-    return json.dumps(dict(point), sort_keys=True, separators=(",", ":"))
-
-
-def create_study(
-    storage: BaseStorage, spec: ExperimentSpec, method: str, replicate: int, direction: Direction
-) -> None:
-    """Make a study in Optuna's tables, or leave the one that is there as it is."""
-    study = optuna.create_study(
-        study_name=spec.study_name(method, replicate),
-        storage=storage,
-        direction=direction,
-        load_if_exists=True,
-    )
-    if "shoal:versions" in study.user_attrs:
-        return
-    # All that it does is to store the name that dashboards show. No `catch_warnings`, which would
-    # set back the filters of other threads as well.
-    warnings.filterwarnings("ignore", ".*set_metric_names is experimental", ExperimentalWarning)
-    study.set_metric_names([spec.metric])
-    study.set_user_attr("shoal:experiment", spec.experiment)
-    study.set_user_attr("shoal:method", method)
-    study.set_user_attr("shoal:replicate", replicate)
-    study.set_user_attr("shoal:metric", spec.metric)
-    study.set_user_attr("shoal:settings", spec.methods[method].model_dump(mode="json"))
-    study.set_user_attr("shoal:pruner", spec.pruner.model_dump(mode="json"))
-    # Last: its presence says that the others are there.
-    study.set_user_attr("shoal:versions", {name: version(name) for name in ("optuna", "torch", "shoal")})
-
-
-def study_exists(storage: BaseStorage, name: str) -> bool:
-    """Whether a study is there, with all that `create_study` writes."""
-    try:
-        attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
-    except KeyError:
-        return False
-    return "shoal:versions" in attributes
 
 
 def quiet_optuna() -> None:

@@ -28,6 +28,7 @@ from search.parzen import log_pdf
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
     from optuna.study import Study
 
 _COMPLETE, _PRUNED = 1, 2
@@ -202,13 +203,20 @@ def _smallest(values: NDArray[np.float64], count: int) -> NDArray[np.intp]:
 class FastTpeSampler(TPESampler):
     """`TPESampler` that takes what it knows of finished trials from `observations`.
 
-    Suggests what `TPESampler` suggests. For several objectives and violated constraints it is
+    Suggests what `TPESampler` suggests, but for the trials before it has enough to model, which are
+    drawn by `first` if that is given. For several objectives and violated constraints it is
     `TPESampler`. Samplers of one study may share the observations, and threads the samplers.
     """
 
-    def __init__(self, observations: Observations | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        observations: Observations | None = None,
+        first: BaseSampler | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(**settings)
         self._observations = Observations() if observations is None else observations
+        self._first: BaseSampler = self._random_sampler if first is None else first
 
     def _up_to_date(self, study: Study, *, use_cache: bool) -> Observations:
         """The observations after a look at the study; the caller holds their lock."""
@@ -257,7 +265,7 @@ class FastTpeSampler(TPESampler):
     ) -> Any:
         """One value on its own: at random at first, then from the trials that have the parameter."""
         if self._is_startup(study):
-            return self._random_sampler.sample_independent(study, trial, param_name, param_distribution)
+            return self._first.sample_independent(study, trial, param_name, param_distribution)
         return self._sample(study, trial, {param_name: param_distribution})[param_name]
 
     def _sample(

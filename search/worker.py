@@ -4,8 +4,9 @@ Knows no Ray, no SQL and no torch. It waits for the database in two cases alone:
 to train, and where training on could be in vain. With one slot that is after every epoch, for an
 epoch too much costs more than the verdict takes; with many the other trials go on, and a slot whose
 trial was pruned meanwhile has lost one epoch at most. Where nothing is pruned there is no verdict to
-wait for: short epochs are then stored many at a time. But before a trial is saved all its epochs before
-are stored, for of its files one has to be of an epoch that is.
+wait for: short epochs are then stored many at a time. But a trial is saved once all its epochs are stored:
+a file of an epoch that isn't can't be gone on from, and training on without one would cost more than the
+time between two, should the database stay away.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from search.claims import Claim
     from search.saving import Saver
 
-Ending: TypeAlias = Literal["exhausted", "stopped"]
-"""Why a worker ended: nothing is left that it could begin, or it was asked to."""
+Ending: TypeAlias = Literal["exhausted", "stopped", "idle"]
+"""Why a worker ended: nothing is left that it could begin, it was asked to, or nothing came for so long that
+its machine may have something better to do."""
 
 
 class TrialSource(Protocol):
@@ -36,6 +38,10 @@ class TrialSource(Protocol):
     @property
     def exhausted(self) -> bool:
         """Whether `take` will never again give a trial."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether `wait` has waited in vain for as long as a worker may."""
 
     def take(self, free: int, ahead: int) -> list[Claim]:
         """Up to `free` trials, those that are ready; others are asked for."""
@@ -98,6 +104,8 @@ class Worker:
                 return "stopped"
             elif self._source.exhausted:
                 return "exhausted"
+            elif self._source.idle:
+                return "idle"
             else:
                 self._source.wait()
 
@@ -131,18 +139,25 @@ class Worker:
         self._epochs[trial_id] = report.epoch
         over = end.last or report.diverged
         leaving = not over and self._source.stopping
-        if leaving or (not over and self._saver.is_due(claim)):
+        due = not (over or leaving) and self._saver.is_due(claim)
+        if leaving:
             if not self._is_settled(trial_id):
                 return
-            self._saver.save(claim, report.epoch, lambda path: self._engine.save(trial_id, path))
+            # Before it is given back: whoever takes it next begins with this file.
+            self._save(claim, report.epoch)
         if over or leaving:
             self._engine.retire(trial_id)
             self._forget(trial_id)
         self._source.end_epoch(claim, report, last=end.last, leaving=leaving, test=end.test)
-        if not (over or leaving):
-            self._unsettled.add(trial_id)
-            if self._judged and self._slots == 1:
-                self._goes_on(trial_id, wait=True)
+        if over or leaving:
+            return
+        self._unsettled.add(trial_id)
+        waits = due or (self._judged and self._slots == 1)
+        if waits and self._goes_on(trial_id, wait=True) and due:
+            self._save(claim, report.epoch)
+
+    def _save(self, claim: Claim, epoch: int) -> None:
+        self._saver.save(claim, epoch, lambda path: self._engine.save(claim.trial_id, path))
 
     def _settle(self) -> None:
         """Retire trials of which it has been decided meanwhile that they end here."""

@@ -11,7 +11,7 @@ from cyclopts.types import PositiveInt
 from rich.text import Text
 
 from search import output
-from search.commands.options import AsJson, DeviceOption
+from search.commands.options import AsJson, DeviceOption, PrecisionOption
 from search.commands.signals import ending_at_once
 from search.formats import format_number, format_revision
 
@@ -38,6 +38,7 @@ def bench(
     ] = None,
     seed: Annotated[int, Parameter(help="All chance of the trials comes from it.")] = 1,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     out: Annotated[Path | None, Parameter(name="--output", help="Write the JSON document there.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -48,14 +49,16 @@ def bench(
     """
     with ending_at_once():
         from objectives.base import DataSpec
-        from objectives.bench import BASE, Work, measured, table, ways
+        from objectives.bench import BASE, Work, measured, table, task_of, ways
         from search.cluster import usable_cores
         from search.environment import environment
 
         spec = DataSpec(name=data, root=root, image_size=image_size, limit=limit)
         work = Work(spec, trials=trials, seed=seed)
-        with ways(work, device, processes or (max(2, usable_cores()),)) as found:
-            rows = table(measured(found, rounds, output.message), work)
+        left_out: dict[str, str] = {}
+        with ways(work, device, processes or (max(2, usable_cores()),), precision) as found:
+            rows = table(measured(found, rounds, output.message, left_out=left_out), work)
+        used = task_of(work, device, precision).precision
     body: dict[str, Any] = {
         "work": {
             "data": data,
@@ -70,9 +73,11 @@ def bench(
         "rounds": rounds,
         "seed": seed,
         "device": device,
+        "precision": used,
         "base": BASE,
         "environment": environment(),
         "ways": rows,
+        "left_out": left_out,
     }
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +92,15 @@ def bench(
 
 def _show(body: dict[str, Any]) -> None:
     work, machine = body["work"], body["environment"]
-    columns = ("way", "trials/hour", "images/s", "images/CPU s", f"÷ {body['base']}", "occupancy")
+    columns = (
+        "way",
+        "trials/hour",
+        "images/s",
+        "images/CPU s",
+        f"÷ {body['base']}",
+        "occupancy",
+        "GPU memory",
+    )
     rows = [
         (
             row["way"],
@@ -96,6 +109,7 @@ def _show(body: dict[str, Any]) -> None:
             _spread(row["images_per_cpu_second"]),
             _spread(row["ratio"]),
             format_number(row["occupancy"]),
+            format_number(None) if row["memory_bytes"] is None else f"{row['memory_bytes'] / 2**20:,.0f} MiB",
         )
         for row in body["ways"]
     ]
@@ -106,6 +120,8 @@ def _show(body: dict[str, Any]) -> None:
     facts = [
         ("trials", f"batches of {sizes}; all losses and optimizers; they end after {rungs} epochs"),
         ("numbers", f"median (least–most) of {body['rounds']} rounds, seed {body['seed']}"),
+        *((name, f"left out: {reason}") for name, reason in body["left_out"].items()),
+        ("precision", body["precision"]),
         ("machine", f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}"),
         ("versions", f"torch {machine['versions']['torch']}, Python {machine['python']}"),
         ("revision", format_revision(machine["revision"])),

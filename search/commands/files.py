@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from search import output
-from search.commands.options import AsJson, SpecFile, flag
+from search.commands.options import AsJson, PrecisionOption, SpecFile, flag
 from search.commands.signals import ending_at_once
 from search.failures import CommandError, ExitCode, Failure
 from search.formats import format_count, format_number, format_seconds, format_value
@@ -58,6 +59,7 @@ def plan(
         bool, Parameter(help="Train a few seconds to tell how long the experiment will take.")
     ] = True,
     workers: Annotated[int | None, Parameter(help="Workers to reckon with; default: the CPU cores.")] = None,
+    precision: PrecisionOption = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Show what a file would do, without doing it: studies, grid points, trials, epochs, expected time."""
@@ -68,7 +70,8 @@ def plan(
 
         spec = load_spec(file)
         count = workers or usable_cores()
-        made = make_plan(spec, measure=measured_speed if measure else None, workers=count)
+        measured = partial(measured_speed, precision=precision)
+        made = make_plan(spec, measure=measured if measure else None, workers=count)
     if as_json:
         output.document("plan/1", made.to_json())
     else:

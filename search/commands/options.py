@@ -38,11 +38,39 @@ DeviceOption: TypeAlias = Annotated[
     Device, Parameter(help="Where to train; `auto` takes a GPU if there is one.")
 ]
 
+Precision: TypeAlias = Literal["auto", "fp32", "tf32", "bf16"]
+
+PrecisionOption: TypeAlias = Annotated[
+    Precision,
+    Parameter(
+        help="In what products are computed; weights, losses and optimizers stay fp32. `auto`: as the "
+        "experiment was begun, else fp32; `tf32` needs a GPU."
+    ),
+]
+
 Trainer: TypeAlias = Literal["fused", "plain"]
 
 NoNotes: TypeAlias = Annotated[bool, flag("Leave the notes and figures in Optuna Dashboard as they are.")]
 
 TrialState: TypeAlias = Literal["waiting", "running", "complete", "pruned", "failed"]
+
+MetricsPort: TypeAlias = Annotated[
+    int | None,
+    Parameter(
+        help="Serve metrics of this process here; 0: a free port. Default: $SHOAL_METRICS_PORT, else none."
+    ),
+]
+
+Sinks: TypeAlias = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--sink",
+        negative="",
+        show_default=False,
+        help="Write finished trials to mlflow:URI or tensorboard:FOLDER as well; may be repeated. "
+        "Default: $SHOAL_SINKS.",
+    ),
+]
 
 
 COMMAND_PATIENCE = 5.0

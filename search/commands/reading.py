@@ -6,8 +6,8 @@ They import neither torch nor Ray nor Optuna: everything they show is one or two
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -17,72 +17,21 @@ from rich.text import Text
 
 from search import output
 from search.commands.options import AsJson, DatabaseUrl, Experiment, TrialState, flag, opened
+from search.commands.standing import INTERRUPTED, Look, interrupted_among, look
 from search.failures import ExitCode, not_found
 from search.formats import format_number, format_seconds, format_time, format_value
-from search.progress import (
-    MethodProgress,
-    ProgressView,
-    by_method,
-    progress_table,
-    retrained_winners,
-)
+from search.launch.narrate import launch_line
+from search.progress import MethodProgress, ProgressView, progress_table
+from storage.errors import ExperimentNotFound, ScheduleNotFound
 
 if TYPE_CHECKING:
     from storage.database import Database
-    from storage.experiments import Experiments
-    from storage.records import ExperimentRecord, StudyProgress, TrialRow
-
-ENDED = frozenset({"finished", "stopped", "failed"})
-"""States in which an experiment waits for nobody but its owner."""
-
-INTERRUPTED = "interrupted"
-"""What is shown for an experiment that should be run by a process and is not."""
+    from storage.records import ExperimentRecord, LaunchRecord, StudyProgress, TrialRow
 
 PAGE = 100
 """Trials in a table unless told: laying out ten thousand takes longer than anybody reads."""
 
-SECOND_LOOK = 0.1
-"""Seconds after which we look again at an experiment that seems interrupted."""
-
 Method = Annotated[str | None, Parameter(help="Only this method.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What one look at an experiment shows."""
-
-    record: ExperimentRecord
-    studies: Sequence[StudyProgress]
-    methods: Sequence[MethodProgress]
-    controlled: bool
-    """A living process runs it."""
-    retraining: MethodProgress | None = None
-    """Of the winners; None if the file asks for none."""
-
-    @property
-    def rows(self) -> list[MethodProgress]:
-        """What a table of its progress shows."""
-        return [*self.methods, *([self.retraining] if self.retraining else [])]
-
-    @property
-    def ended(self) -> bool:
-        """Nothing more will happen unless somebody goes on with it."""
-        return self.record.state in ENDED or not self.controlled
-
-    @property
-    def interrupted(self) -> bool:
-        """Its controller died: nobody could say how it ended."""
-        return self.record.state not in ENDED and not self.controlled
-
-    def headline(self) -> Text:
-        """Its name and state."""
-        name, state = output.clean(self.record.name), self.record.state
-        if self.interrupted:
-            said = Text(f"{INTERRUPTED}: no process runs it; shoal resume {name} goes on", style="yellow")
-        else:
-            asked = self.record.stop_requested and state == "running"
-            said = Text(f"{state}{', asked to stop' if asked else ''}")
-        return Text.assemble((name, "bold"), "  ", said)
 
 
 def status(
@@ -93,26 +42,44 @@ def status(
     database: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """List experiments, or show how far one is."""
+    """List experiments, or show how far one is; of a schedule, its generations."""
     with opened(database) as connection:
         if experiment is None:
             _list(connection, as_json=as_json)
             return
-        seen = look(connection, experiment)
+        try:
+            seen = look(connection, experiment)
+        except ExperimentNotFound as error:
+            _show_generations(connection, experiment, error, as_json=as_json)
+            return
     if as_json:
         output.document("status/1", _status(seen))
         return
     output.show(seen.headline(), progress_table(seen.rows, str(seen.record.spec["metric"])))
+    if seen.launch is not None:
+        output.show(launch_line(seen.launch))
     if studies:
         output.show("", _studies(seen.studies))
     tell_missing(seen)
 
 
+def _show_generations(connection: Database, name: str, missing: ExperimentNotFound, *, as_json: bool) -> None:
+    """Show the schedule of that name. Raises `missing` if there is none either."""
+    from search.commands.scheduling import show_family
+
+    try:
+        show_family(connection, name, as_json=as_json)
+    except ScheduleNotFound:
+        raise missing from None
+
+
 def _list(connection: Database, *, as_json: bool) -> None:
-    records, controlled = _everything(connection)
-    if any(is_interrupted(record, controlled) for record in records):
-        time.sleep(SECOND_LOOK)
-        records, controlled = _everything(connection)
+    from storage.experiments import Experiments
+
+    experiments = Experiments(connection)
+    interrupted = interrupted_among(connection, experiments.list())
+    records = experiments.list()
+    controlled = experiments.controlled(record.id for record in records)
     if as_json:
         found = [
             {"experiment": r.name, "state": r.state, "controlled": r.id in controlled,
@@ -123,59 +90,13 @@ def _list(connection: Database, *, as_json: bool) -> None:
         output.document("experiments/1", {"experiments": found})
     elif records:
         rows = [
-            (r.name, INTERRUPTED if is_interrupted(r, controlled) else r.state, ", ".join(r.spec["methods"]),
+            (r.name, INTERRUPTED if r.id in interrupted else r.state, ", ".join(r.spec["methods"]),
              r.spec["replicates"], format_time(r.created_at))
             for r in records
         ]  # fmt: skip
         output.show(output.table(("experiment", "state", "methods", "replicates", "created"), rows))
     else:
         output.message("no experiments yet; shoal init writes a file to start from")
-
-
-def _everything(connection: Database) -> tuple[list[ExperimentRecord], frozenset[int]]:
-    """All experiments, and the numbers of those that a living process runs."""
-    from storage.experiments import Experiments
-
-    experiments = Experiments(connection)
-    records = experiments.list()
-    return records, experiments.controlled(record.id for record in records)
-
-
-def is_interrupted(record: ExperimentRecord, controlled: Collection[int]) -> bool:
-    """Whether it should be run by a process and is not."""
-    return record.state not in ENDED and record.id not in controlled
-
-
-def look(connection: Database, experiment: str) -> Look:
-    """How far an experiment is. Raises `ExperimentNotFound`.
-
-    Takes `SECOND_LOOK` seconds more for one that seems interrupted.
-    """
-    from storage import queries
-    from storage.experiments import Experiments
-
-    experiments = Experiments(connection)
-    record, controlled = _controlled(experiments, experiment)
-    if is_interrupted(record, controlled):
-        # State and lock are two statements: it may have begun or ended in between.
-        time.sleep(SECOND_LOOK)
-        record, controlled = _controlled(experiments, experiment)
-    every = queries.progress(connection, record.id, role=None)
-    rows = [row for row in every if row.study.role == "search"]
-    retraining = [row for row in every if row.study.role == "retraining"]
-    maximize = queries.direction(connection, record.id) != "minimize"
-    return Look(
-        record,
-        rows,
-        by_method(rows, record.spec, maximize=maximize),
-        record.id in controlled,
-        retrained_winners(retraining, len(rows), record.spec),
-    )
-
-
-def _controlled(experiments: Experiments, name: str) -> tuple[ExperimentRecord, frozenset[int]]:
-    record = experiments.get(name)
-    return record, experiments.controlled([record.id])
 
 
 def tell_missing(seen: Look) -> None:
@@ -199,6 +120,7 @@ def _status(seen: Look) -> dict[str, object]:
         "metric": record.spec["metric"],
         "created_at": record.created_at.isoformat(),
         "updated_at": record.updated_at.isoformat(),
+        "launch": _launch(seen.launch),
         "methods": [asdict(method) | {"finished": method.finished} for method in seen.methods],
         "retraining": _retraining(seen.retraining),
         "studies": [
@@ -206,6 +128,16 @@ def _status(seen: Look) -> dict[str, object]:
             | {key: value for key, value in asdict(row).items() if key != "study"}
             for row in seen.studies
         ],
+    }
+
+
+def _launch(launch: LaunchRecord | None) -> dict[str, object] | None:
+    if launch is None:
+        return None
+    moments = {key: getattr(launch, key) for key in ("submitted_at", "started_at", "ended_at")}
+    kept = ("generation", "submission", "address", "state", "reason", "exit_code")
+    return {key: getattr(launch, key) for key in kept} | {
+        key: at.isoformat() if at is not None else None for key, at in moments.items()
     }
 
 
@@ -328,6 +260,8 @@ def trial_json(row: TrialRow) -> dict[str, object]:
         "device_seconds": row.seconds,
         "sampler_seconds": row.sampler_seconds,
         "attempts": row.attempts,
+        "shared_with": row.shared_with,
+        "shared_epochs": row.shared_epochs,
         "reason": row.reason,
         "started_at": row.started_at.isoformat() if row.started_at else None,
         "ended_at": row.ended_at.isoformat() if row.ended_at else None,

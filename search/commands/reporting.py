@@ -161,9 +161,7 @@ def export(
     if not rows:
         output.message(f"no {what} to export; shoal status {experiment} says how far it is")
     if out is None:
-        import sys
-
-        WRITERS[format](rows, sys.stdout)
+        WRITERS[format](rows, output.data_stream())
         return
     if format == "parquet":
         _write_parquet(rows, what, out)

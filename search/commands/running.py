@@ -17,7 +17,10 @@ from search.commands.options import (
     DatabaseUrl,
     DeviceOption,
     Experiment,
+    MetricsPort,
     NoNotes,
+    PrecisionOption,
+    Sinks,
     SpecFile,
     Trainer,
     flag,
@@ -29,8 +32,11 @@ from search.failures import ExitCode, bad_input, unreachable
 from search.formats import format_seconds
 from search.placing import HANG_SECONDS
 from search.saving import CHECKPOINT_SECONDS
+from search.supervision import GRACE_SECONDS, IDLE_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from search.compare.analysis import Analysis
     from search.events import Outcome
     from search.spec import ExperimentSpec
@@ -54,13 +60,20 @@ class RunOptions:
     device: DeviceOption = "auto"
     trainer: Trainer = "fused"
     """How workers train; `fused`: many trials at once, where that is faster; `plain`: one at a time."""
+    precision: PrecisionOption = "auto"
     checkpoint_seconds: NonNegativeFloat = CHECKPOINT_SECONDS
     """Save a running trial this often, at an epoch's end: what a crash may cost it. 0: every epoch."""
     hang_seconds: PositiveFloat = HANG_SECONDS
     """Give up a worker whose epoch does not end for so long; its trials are tried again."""
+    grace_seconds: PositiveFloat = GRACE_SECONDS
+    """For the end of an epoch after SIGTERM; then it is given up, and its trials given back."""
+    idle_seconds: PositiveFloat | None = None
+    """A worker without work for so long ends, and is hired again for new work; default: 60 on a cluster."""
     report: Path | None = None
     """Folder for the report; default: reports/EXPERIMENT."""
     no_notes: NoNotes = False
+    metrics_port: MetricsPort = None
+    sink: Sinks = ()
     database: DatabaseUrl = None
     as_json: AsJson = False
 
@@ -77,12 +90,22 @@ def run(file: SpecFile, /, *, options: RunOptions | None = None) -> int:
     return conduct(spec, options or RunOptions(), f"shoal run {file}")
 
 
-def resume(experiment: Experiment, /, *, options: RunOptions | None = None) -> int:
+def resume(
+    experiment: Experiment,
+    /,
+    *,
+    launch: Annotated[PositiveInt | None, Parameter(show=False)] = None,
+    options: RunOptions | None = None,
+) -> int:
     """Go on with an experiment as the database knows it, without its file."""
     from search.spec import ExperimentSpec
     from storage.experiments import Experiments
 
     options = options or RunOptions()
+    if launch is not None:
+        from search.commands.driving import drive
+
+        return drive(experiment, launch, options)
     with opened(options.database) as connection:
         stored = Experiments(connection).get(experiment)
     return conduct(ExperimentSpec.from_json(stored.spec), options, f"shoal resume {experiment}")
@@ -133,22 +156,34 @@ def retry(
 
 
 def stop(experiment: Experiment, /, *, database: DatabaseUrl = None, as_json: AsJson = False) -> None:
-    """Ask the workers of an experiment, wherever they run, to stop after their current epoch."""
+    """Ask the workers of an experiment, wherever they run, to stop after their current epoch.
+
+    It needs the database alone, so it works from anywhere, also for runs that were submitted.
+    """
     from storage.experiments import Experiments
+    from storage.launches import Launches
+    from storage.workers import trials_held
 
     with opened(database) as connection:
         experiments = Experiments(connection)
         record = experiments.get(experiment)
-        running = record.state == "running"
+        launch = Launches(connection).newest(record.id)
+        submitted = launch is not None and launch.state == "submitted"
+        running = record.state == "running" or submitted
         if running:
             experiments.request_stop(record.id)
         controlled = record.id in experiments.controlled([record.id])
+        served = trials_held(connection, record.id) > 0
     if as_json:
         output.document(
             "stop/1", {"experiment": record.name, "state": record.state, "stop_requested": running}
         )
     if running and controlled:
         output.message(f"asked {record.name} to stop; shoal resume {record.name} goes on with it")
+    elif submitted:
+        output.message(f"{record.name} stops as soon as its driver begins; submitting it again goes on")
+    elif running and served:
+        output.message(f"asked the workers of {record.name} to stop; shoal resume {record.name} goes on")
     elif running:
         # Workers that outlived their controller are told as well.
         output.message(
@@ -158,10 +193,20 @@ def stop(experiment: Experiment, /, *, database: DatabaseUrl = None, as_json: As
         output.message(f"{record.name} is {record.state}: nothing to stop")
 
 
-def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
+def conduct(
+    spec: ExperimentSpec,
+    options: RunOptions,
+    again: str,
+    *,
+    patience_seconds: float = 0.0,
+    ended: Callable[[Outcome], object] = lambda _outcome: None,
+    launched: bool = False,
+) -> int:
     """Run, show progress on stderr, write the report, print the comparison on stdout.
 
-    `again` is the command that goes on with it.
+    `again` is the command that goes on with it; a controller that may be dead is waited for, for
+    `patience_seconds`; `ended` is told the outcome before anything is made of it. `launched`: on a
+    machine that nobody looks at: no report is written, and what workers log is shown.
     """
     from search.commands.display import RunDisplay
     from search.compare.analysis import analyse
@@ -171,11 +216,21 @@ def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
     from search.compare.render import write_report
     from search.controller import run_experiment
     from search.crew import CrewError
+    from search.observe.running import observed_run
 
     check_ray(options.ray_address)
     with opened(options.database) as connection:
         try:
-            with RunDisplay(spec, connection) as display:
+            with (
+                RunDisplay(spec, connection) as display,
+                observed_run(
+                    spec.experiment,
+                    connection.url,
+                    display.on_event,
+                    metrics_port=options.metrics_port,
+                    sinks=options.sink,
+                ) as on_event,
+            ):
                 outcome = run_experiment(
                     spec,
                     connection.url,
@@ -183,22 +238,34 @@ def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
                     in_process=options.in_process,
                     device=options.device,
                     trainer=options.trainer,
+                    precision=options.precision,
                     ray_address=options.ray_address,
                     checkpoint_seconds=options.checkpoint_seconds,
                     hang_seconds=options.hang_seconds,
-                    on_event=display.on_event,
+                    grace_seconds=options.grace_seconds,
+                    idle_seconds=idle_seconds_of(options),
+                    patience_seconds=patience_seconds,
+                    worker_logs=launched,
+                    heeds_stop=launched,
+                    on_event=on_event,
                 )
         except CrewError as error:
             raise unreachable(str(error), next="shoal doctor, or --in-process to do without Ray") from error
+        ended(outcome)
+        if display.signal is signal.SIGTERM:
+            # Whoever sends it kills soon; the report can be made at any time.
+            return _end(outcome, display.signal, again)
         comparison = collect(connection, spec.experiment)
     analysis = analyse(comparison)
     contents = contents_of(comparison, analysis)
+    files, unwritten = None, ""
     try:
-        files = write_report(comparison, options.report or report_folder(spec.experiment), analysis, contents)
-        unwritten = ""
+        if options.report is not None or not launched:
+            folder = options.report or report_folder(spec.experiment)
+            files = write_report(comparison, folder, analysis, contents)
     except OSError as error:
         # What was found is stored and can be shown; a folder that can't be written must not hide it.
-        files, unwritten = None, f"{error.filename or 'the report'}: {error.strerror or error}"
+        unwritten = f"{error.filename or 'the report'}: {error.strerror or error}"
     if options.as_json:
         body = {
             "experiment": outcome.experiment,
@@ -229,6 +296,13 @@ def conduct(spec: ExperimentSpec, options: RunOptions, again: str) -> int:
         output.message(f"next: shoal report {spec.experiment} --out FOLDER")
         return code or ExitCode.FAILED
     return code
+
+
+def idle_seconds_of(options: RunOptions) -> float | None:
+    """Workers on machines of our own may stay; on a cluster they keep machines from being taken down."""
+    if options.idle_seconds is None and options.ray_address is not None:
+        return IDLE_SECONDS
+    return options.idle_seconds
 
 
 def all_failed(analysis: Analysis) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from search.cli import COMMANDS
-from search.commands.services import db
+from search.commands.databases import db
 from tests.contracts.shoal_command import Shoal, tiny
 
 ROOT = Path(__file__).resolve().parents[2]

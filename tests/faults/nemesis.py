@@ -23,6 +23,7 @@ from pathlib import Path
 
 from sqlalchemy import text
 
+from objectives.imports import ALLOW_VARIABLE
 from storage.checker import check_history
 from storage.database import Database, open_database
 from storage.embedded import HOME_VARIABLE, EmbeddedPostgres
@@ -261,6 +262,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
+    os.environ[ALLOW_VARIABLE] = "tests.faults.objectives"
     os.environ[LEASE_VARIABLE] = str(LEASE_SECONDS)
     os.environ[PACE_VARIABLE] = str(pace(asked.seconds, asked.workers, asked.trials))
     with _own_server() as (server, database, folder):

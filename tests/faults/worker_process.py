@@ -92,6 +92,14 @@ class ProcessCrew:
     def _said(self, worker: str) -> str:
         return self.job.log(worker).read_text(encoding="utf-8", errors="replace")
 
+    def pending(self) -> frozenset[str]:
+        """A process begins at once."""
+        return frozenset()
+
+    def lost_nodes(self) -> frozenset[str]:
+        """There is this machine alone."""
+        return frozenset()
+
     def dismiss(self) -> None:
         """Kill all."""
         for process in list(self.processes.values()):

@@ -21,7 +21,7 @@ from search.claims import Claim, Reported, Verdict
 from search.holdings import LeasesLost
 from search.placing import Load
 from search.saving import checkpoint_folder
-from search.study import RETRY_KEY, StudyDeleted, study_lock
+from search.study import RETRY_KEY, study_lock
 from storage.attempts import Attempts
 from storage.checker import check_history
 from storage.curves import Curves
@@ -535,14 +535,14 @@ def test_who_waits_for_others_reads_the_more_seldom_the_longer_reading_takes(run
     read: list[str] = []
     with running.broker(clock=lambda: now[0]) as broker:
         _all(broker)
-        load = broker._load
+        load = broker._standings._load
 
         def slowly(name: str) -> Load:
             now[0] += 0.05
             read.append(name)
             return load(name)
 
-        broker._load = slowly  # type: ignore[method-assign]
+        broker._standings._load = slowly  # type: ignore[method-assign]
         now[0] += 10.0
         assert broker.claim(1) == []
         assert len(read) == 2, "both studies, in a tenth of a second"
@@ -624,9 +624,36 @@ class TestBatches:
         states = {trial.state for method in ("grid", "random") for trial in running.trials(method)}
         assert TrialState.RUNNING not in states
 
-    def test_a_deleted_study_ends_the_worker_with_its_name(self, database: Database) -> None:
-        with prepared(database, small_spec(methods={"random": {}})) as running, running.broker() as broker:
-            _claim(broker)
+    @pytest.mark.parametrize("known", [True, False])
+    def test_a_deleted_study_is_left_out_and_the_others_go_on(self, database: Database, known: bool) -> None:
+        """Whether it was read before or not; its trials under way are refused."""
+        spec = small_spec(replicates=2, pruner={"name": "asha", "eta": 2})
+        with prepared(database, spec) as running, running.broker() as broker:
+            claims = broker.claim(12) if known else []
             optuna.delete_study(study_name="small/random/0", storage=running.storage)
-            with pytest.raises(StudyDeleted, match="small/random/0"):
-                broker.claim(1)
+            found = broker.claim(24 - len(claims))
+            assert {claim.lease.study_name for claim in found} == {
+                "small/grid/0",
+                "small/grid/1",
+                "small/random/1",
+            }
+            gone = [claim for claim in claims if claim.lease.study_name == "small/random/0"]
+            assert len(claims) + len(found) == 18 + len(gone)
+            reported = [Reported(claim, _report(1, 0.5), last=False) for claim in (*claims, *found)]
+            stored = broker.store(reported)
+            assert stored == {claim.lease.token: Verdict.TAKEN for claim in gone}
+            assert broker.lost() == [claim.lease.token for claim in gone]
+            assert len(broker.judge([one for one in reported if one.claim not in gone])) == 18
+            assert broker.claim(1) == []
+            assert broker.exhausted
+
+    def test_deleted_between_storing_and_judging(self, database: Database) -> None:
+        spec = small_spec(methods={"random": {}}, pruner={"name": "asha", "eta": 2})
+        with prepared(database, spec) as running, running.broker() as broker:
+            reported = [Reported(claim, _report(1, 0.5), last=False) for claim in broker.claim(4)]
+            assert broker.store(reported) == {}
+            optuna.delete_study(study_name="small/random/0", storage=running.storage)
+            verdicts = broker.judge(reported)
+            assert set(verdicts.values()) == {Verdict.CONTINUE}
+            stored = broker.store(reported)
+            assert set(stored.values()) == {Verdict.TAKEN}

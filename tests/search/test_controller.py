@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -26,6 +27,7 @@ from storage.curves import Curves
 from storage.database import Database
 from storage.errors import DatabaseUnreachable, ExperimentBusy, ExperimentExists
 from storage.experiments import Experiments
+from storage.optuna_storage import open_optuna_storage
 from tests.contracts.experiments import Running, prepared, small_spec
 from tests.contracts.fake_engine import FAKE, FOUR_SLOTS, LOG_VARIABLE, SECONDS_VARIABLE
 
@@ -111,6 +113,25 @@ class TestRun:
                 if "random" in point.study_name
             }
         assert curves["one"] == curves["four"]
+
+    def test_a_deleted_study_fails_the_run_after_the_others_ended(self, database: Database) -> None:
+        events: list[Event] = []
+
+        def notice(event: Event) -> None:
+            events.append(event)
+            if isinstance(event, Started):
+                optuna.delete_study(study_name="small/random/0", storage=open_optuna_storage(database.url))
+
+        outcome = run_experiment(small_spec(), database.url, on_event=notice, trainer=FAKE, in_process=True)
+        assert outcome.state == "failed"
+        assert "deleted from Optuna's tables while the experiment ran: small/random/0;" in outcome.reason
+        told = [event.message for event in events if isinstance(event, Trouble)]
+        assert [message for message in told if "small/random/0" in message] == [
+            f"{outcome.reason}; the other studies go on"
+        ]
+        assert (outcome.studies[0].study.name, outcome.studies[0].complete) == ("small/grid/0", 6)
+        again = _run(database.url)
+        assert (again.state, [row.complete for row in again.studies]) == ("finished", [6, 6])
 
     def test_again_runs_nothing_twice(self, database: Database) -> None:
         _run(database.url)
@@ -208,7 +229,7 @@ class TestStop:
         """`shoal stop`: epochs end, trials are given back; going on trains no epoch twice."""
         log = tmp_path / "epochs.log"
         monkeypatch.setenv(LOG_VARIABLE, str(log))
-        monkeypatch.setenv(SECONDS_VARIABLE, "0.05")
+        monkeypatch.setenv(SECONDS_VARIABLE, "0.3")
         experiments = Experiments(database)
         events: list[Event] = []
 
@@ -281,10 +302,20 @@ class ScriptedCrew:
     def departures(self, timeout: float) -> list[Departure]:
         if self.dismissed or not self.looks:
             return []
+        endings = self.looks.pop(0)
+        if not endings:
+            threading.Event().wait(timeout)  # nobody leaves in this look
         return [
-            Departure(self._here.pop(0), ending, "" if ending else "its process died")
-            for ending in self.looks.pop(0)
+            Departure(self._here.pop(0), ending, "" if ending else "its process died") for ending in endings
         ]
+
+    def pending(self) -> frozenset[str]:
+        """A process begins at once."""
+        return frozenset()
+
+    def lost_nodes(self) -> frozenset[str]:
+        """There is this machine alone."""
+        return frozenset()
 
     def dismiss(self) -> None:
         self.dismissed = True
@@ -375,6 +406,34 @@ class TestSupervision:
     def test_workers_that_leave_work_undone_are_not_hired_for_ever(self, running: Running) -> None:
         crew = ScriptedCrew(["exhausted", "exhausted"], ["exhausted"], ["exhausted"], ["exhausted"])
         assert self._outcome(running, crew).state == "failed"
+
+    def test_one_that_left_for_want_of_work_is_missed_once_there_is_some(
+        self, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What it left undone is taken by those who stay; only what two looks saw open needs another."""
+        monkeypatch.setattr(module, "RECOVER_LOOKS", 1)
+        crew = ScriptedCrew(["idle"], [], [], [None, None], [None, None], [None])
+        outcome = Controller(
+            running.database,
+            running.storage,
+            running.experiment,
+            running.spec,
+            resumed=False,
+            on_event=print,
+            rehires=True,
+        ).run(lambda: crew)
+        assert outcome.reason == "workers died 3 times without progress: its process died"
+        assert len(crew.hired) == 2 + 1 + 2 + 2
+
+    def test_one_that_waits_for_room_is_dismissed_when_nothing_is_left(
+        self, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        crew = ScriptedCrew(["exhausted"])
+        crew.pending = lambda: frozenset(crew.hired[1:])  # type: ignore[method-assign]
+        monkeypatch.setattr(module.Openings, "now", lambda *_: 0)
+        monkeypatch.setattr(module.Openings, "ever", lambda *_: False)
+        outcome = self._outcome(running, crew)
+        assert (outcome.state, len(crew.hired), crew.dismissed) == ("finished", 2, True)
 
     def test_no_more_workers_than_trials_at_a_time(self, database: Database) -> None:
         with prepared(database, small_spec(methods={"tpe": {}})) as running:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from objectives.base import TrialFailure
+from objectives.base import EpochReport, TrialFailure
+from search import sharing
 from search.claims import Claim, Left, Look, Patience, Reported, Verdict, ends
 from search.desk import AWAY_SECONDS, LONGEST_PAUSE, LOOK_SECONDS, Desk
 from search.holdings import LeasesLost
+from search.sharing import Sharing
 from search.spec import ExperimentSpec
 from storage.errors import DatabaseUnreachable
+from storage.twins import Asked, Found
 from tests.contracts.claims import claim_of, report_of
 from tests.contracts.experiments import small_spec
 
@@ -34,12 +38,30 @@ class Holdings:
         return 10.0
 
 
+class Twins:
+    """What other methods' trials have for those of `Broker` that may be shared."""
+
+    def __init__(self) -> None:
+        self.points: list[EpochReport] = []
+        self.leader: int | None = 99
+
+    def look(self, asked: Iterable[Asked]) -> dict[int, Found]:
+        return {
+            one.token: Found(
+                self.leader, "s/other/0", tuple(point for point in self.points if point.epoch > one.after)
+            )
+            for one in asked
+        }
+
+
 class Broker:
     """Trials 0 … `trials` − 1, what is said of them, and errors on demand."""
 
-    def __init__(self, trials: int, folder: Path) -> None:
+    def __init__(self, trials: int, folder: Path, clock: Callable[[], float] = lambda: 0.0) -> None:
         self.waiting = deque(claim_of(number, folder) for number in range(trials))
         self.holdings = Holdings()
+        self.twins = Twins()
+        self.sharing = Sharing(self.twins, judged=True, clock=clock)  # type: ignore[arg-type]
         self.said: list[tuple[str, int]] = []
         self.prune: set[int] = set()
         self.stored: list[list[int]] = []
@@ -54,7 +76,7 @@ class Broker:
 
     @property
     def exhausted(self) -> bool:
-        return not self.waiting
+        return not self.waiting and not self.sharing
 
     def adopt(self, spec: ExperimentSpec) -> None:
         self.adopted.append(spec)
@@ -62,19 +84,26 @@ class Broker:
     def claim(self, wanted: int) -> list[Claim]:
         self._raise("claim")
         self.asked.append(wanted)
-        return [self.waiting.popleft() for _ in range(min(wanted, len(self.waiting)))]
+        freed = self.sharing.freed(wanted)
+        missing = min(wanted - len(freed), len(self.waiting))
+        freed += self.sharing.sift(self.waiting.popleft() for _ in range(missing))
+        return freed + self.sharing.freed(wanted - len(freed))
 
     def store(self, reported: Sequence[Reported]) -> dict[int, Verdict]:
         self._raise("store")
         self.stored.append([one.claim.trial_id for one in reported])
-        return {one.claim.lease.token: Verdict.FINISH for one in reported if ends(one)}
+        verdicts = {one.claim.lease.token: Verdict.FINISH for one in reported if ends(one)}
+        self.sharing.heard(verdicts)
+        return verdicts
 
     def judge(self, reported: Sequence[Reported]) -> dict[int, Verdict]:
         self._raise("judge")
-        return {
+        verdicts = {
             one.claim.lease.token: Verdict.PRUNE if one.claim.trial_id in self.prune else Verdict.CONTINUE
             for one in reported
         }
+        self.sharing.heard(verdicts)
+        return verdicts
 
     def fail(self, claim: Claim, failure: TrialFailure) -> None:
         self.said.append(("fail", claim.trial_id))
@@ -91,6 +120,7 @@ class Broker:
 
     def lost(self) -> list[int]:
         lost, self.taken = self.taken, []
+        self.sharing.drop(lost)
         return lost
 
     def recover(self) -> None:
@@ -103,9 +133,17 @@ class Broker:
 class Table:
     """A desk with everything that it is told."""
 
-    def __init__(self, trials: int, folder: Path, *, hang: float = 100.0, grace: float | None = None) -> None:
+    def __init__(
+        self,
+        trials: int,
+        folder: Path,
+        *,
+        hang: float = 100.0,
+        grace: float | None = None,
+        idle: float | None = None,
+    ) -> None:
         self.now = 0.0
-        self.broker = Broker(trials, folder)
+        self.broker = Broker(trials, folder, lambda: self.now)
         self.look = Look(stop=False)
         self.looks = 0
         self.interrupted = threading.Event()
@@ -116,6 +154,7 @@ class Table:
             interrupted=self.interrupted,
             patience=Patience(hang=hang, grace=grace),
             abandon=self.abandoned.append,
+            idle_seconds=idle,
             clock=lambda: self.now,
         )
 
@@ -168,6 +207,36 @@ class TestTaking:
         for _ in range(400):
             table.step(0.01)
         assert 8 <= len(table.broker.asked) <= 14, "0.02 s, doubling to 0.5 s, in 4 s"
+
+    def test_idle_when_nothing_came_for_as_long_as_one_may_wait(self, tmp_path: Path) -> None:
+        table = Table(2, tmp_path, idle=10.0)
+        assert not table.desk.idle
+        table.take(1)
+        table.now += 100
+        assert not table.desk.idle, "it was training"
+        table.desk.start()
+        began = table.now
+        waiting = threading.Thread(target=table.desk.wait)
+        waiting.start()
+        while waiting.is_alive():
+            table.now += 1  # the desk's thread looks meanwhile, and finds nothing
+            waiting.join(0.01)
+        assert table.now - began >= 10
+        assert table.desk.idle
+        table.desk.take(1, 0)
+        while not (given := table.desk.take(1, 0)):
+            pass
+        assert [claim.trial_id for claim in given] == [1]
+        assert not table.desk.idle, "a trial came after all"
+        table.desk.close()
+
+    def test_never_idle_unless_said(self, tmp_path: Path) -> None:
+        table = Table(1, tmp_path)
+        table.desk.take(1, 0)
+        table.step()
+        table.desk.wait()
+        table.now += 1e6
+        assert not table.desk.idle
 
     def test_at_once_after_a_trial_has_ended(self, tmp_path: Path) -> None:
         table = Table(1, tmp_path)
@@ -479,3 +548,65 @@ class TestEngineAway:
             table.step(5)
             table.step(10_000)
         assert table.abandoned == []
+
+
+class TestSharing:
+    """A trial that waits for another method's takes no slot; what that one says is stored and judged."""
+
+    def _table(self, folder: Path) -> Table:
+        table = Table(2, folder)
+        first = table.broker.waiting[0]
+        table.broker.waiting[0] = replace(first, common=0)
+        return table
+
+    def test_its_epochs_are_stored_with_those_of_others(self, tmp_path: Path) -> None:
+        table = self._table(tmp_path)
+        (other,) = table.take(2)
+        assert other.trial_id == 1
+        assert not table.desk.exhausted
+        table.broker.twins.points = [report_of(1), report_of(2), report_of(3)]
+        table.desk.end_epoch(other, report_of(1), last=False)
+        table.step(sharing.LOOK_SECONDS)
+        assert table.broker.stored == [[1, 0]]
+        assert table.desk._seconds_to_wait() == 0.0
+        table.step()
+        table.step()
+        assert table.broker.stored == [[1, 0], [0], [0]]
+        table.step()
+        assert table.desk.exhausted
+
+    def test_it_is_pruned_as_others_are(self, tmp_path: Path) -> None:
+        table = self._table(tmp_path)
+        table.take(2)
+        table.broker.twins.points = [report_of(1), report_of(2)]
+        table.broker.prune = {0}
+        for _ in range(3):
+            table.step(sharing.LOOK_SECONDS)
+        assert table.broker.stored == [[0]]
+
+    def test_it_is_begun_here_once_nobody_else_trains_it(self, tmp_path: Path) -> None:
+        table = self._table(tmp_path)
+        table.take(2)
+        table.broker.twins.leader = None
+        table.desk.take(1, 0)
+        table.step(sharing.LOOK_SECONDS)
+        (claim,) = table.desk.take(1, 0)
+        assert claim.trial_id == 0
+
+    def test_told_to_go_it_is_given_back(self, tmp_path: Path) -> None:
+        table = self._table(tmp_path)
+        table.take(2)
+        table.interrupted.set()
+        table.broker.twins.points = [report_of(1)]
+        table.step(sharing.LOOK_SECONDS)
+        assert table.broker.of(0) == ["release"]
+        assert table.broker.stored == []
+
+    def test_with_its_lease_it_is_forgotten(self, tmp_path: Path) -> None:
+        table = self._table(tmp_path)
+        table.take(2)
+        table.broker.taken = [0]
+        table.step()
+        table.broker.twins.points = [report_of(1)]
+        table.step(sharing.LOOK_SECONDS)
+        assert table.broker.stored == []

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from objectives.base import TrialStart
+from objectives.base import ObjectiveError, TrialStart
+from objectives.imports import ALLOW_VARIABLE
 from objectives.plugin import FunctionEngine
 from search.engines import make_engine
 from search.examples.analytic import BRANIN_MINIMUM
@@ -33,3 +34,16 @@ def test_networks_are_trained_by_the_one_that_is_named() -> None:
     assert isinstance(make_engine(small_spec(), FAKE, "cpu"), FakeEngine)
     with pytest.raises(KeyError):
         make_engine(small_spec(), "nowhere", "cpu")
+
+
+def test_a_worker_takes_no_trials_whose_modules_it_may_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would fail all trials of an experiment that others can run."""
+    spec = load_spec(ANALYTIC)
+    monkeypatch.setenv(ALLOW_VARIABLE, "elsewhere")
+    with pytest.raises(ObjectiveError, match=f"adds search.examples.analytic to {ALLOW_VARIABLE}"):
+        make_engine(spec, "fused", "cpu")
+    # A module that the file only lists is nobody's concern.
+    listed = small_spec(allow_imports=["json"])
+    assert isinstance(make_engine(listed, FAKE, "cpu"), FakeEngine)
+    monkeypatch.delenv(ALLOW_VARIABLE)
+    assert isinstance(make_engine(spec, "fused", "cpu"), FunctionEngine)

@@ -12,9 +12,10 @@ from optuna.trial import TrialState, create_trial
 
 from objectives.base import Scalar
 from search import growth
-from search.controller import find_or_create, make_studies, run_experiment
+from search.controller import find_or_create, run_experiment
 from search.dimensions import Choices, Range
 from search.growth import Widening, grown
+from search.making import make_studies
 from storage.checker import check_history
 from storage.database import Database
 from storage.errors import ExperimentExists
@@ -208,7 +209,8 @@ def test_workers_that_are_at_work_take_up_what_was_added(database: Database) -> 
             experiments.grow(record.id, new.to_json(), new.studies())
             make_studies(database, running.storage, new)
         broker.adopt(new)
-        names = [claim.lease.study_name for claim in broker.claim(99)]
+        claims = broker.claim(99) + broker.sharing.leave()
+        names = [claim.lease.study_name for claim in claims]
     assert sorted(names) == sorted(
         ["small/random/0"] * 2 + ["small/random/1"] * 4 + ["small/tpe/0", "small/tpe/1"]
     )

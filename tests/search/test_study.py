@@ -13,9 +13,9 @@ from optuna.trial import TrialState, create_trial
 
 from objectives.base import derive_seed
 from search.grid import shuffled
+from search.making import grid_key, make_studies
 from search.placing import Limits, Load
 from search.study import (
-    GRID_KEY,
     RETRY_KEY,
     SEED_KEY,
     Drawn,
@@ -23,10 +23,7 @@ from search.study import (
     StudyDeleted,
     Tally,
     TrialUnusable,
-    create_study,
-    grid_key,
     limits_of,
-    study_exists,
 )
 from storage.database import Database
 from storage.experiments import Experiments
@@ -88,7 +85,7 @@ def opened(database: Database, storage: optuna.storages.BaseStorage) -> Callable
     def open_study(method: str = "random", **changes: Any) -> Open:
         spec = small_spec(**changes)
         Experiments(database).create(spec.experiment, spec.to_json(), "hash", {}, spec.studies())
-        create_study(storage, spec, method, 0, "maximize")
+        make_studies(database, storage, spec.model_copy(update={"methods": {method: spec.methods[method]}}))
         ledger = ledger_of(database, storage)
         return Open(SearchStudy(storage, spec, method, 0), storage, ledger, ledger.register("w"))
 
@@ -179,25 +176,8 @@ class TestTally:
 
 
 class TestGrid:
-    def test_enqueued_once(self, opened: Opened) -> None:
-        study = opened("grid").study
-        assert study.enqueue_grid() == 6
-        assert study.enqueue_grid() == 0
-        assert study.load() == Load(trials=6, running=0, interrupted=0, fresh=6, epochs=0, committed=0)
-
-    def test_only_missing_points_are_added(self, opened: Opened, storage) -> None:
-        made = opened("grid")
-        points = small_spec().grid_points(0)
-        optuna.load_study(study_name=made.study.name, storage=storage).enqueue_trial(
-            points[2], user_attrs={GRID_KEY: grid_key(points[2])}
-        )
-        assert made.study.enqueue_grid() == 5
-        keys = [trial.user_attrs[GRID_KEY] for trial in made.trials]
-        assert sorted(keys) == sorted(map(grid_key, points))
-
     def test_asked_points_are_the_grid(self, opened: Opened) -> None:
         made = opened("grid")
-        made.study.enqueue_grid()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             drawn = [made.ask()[1] for _ in range(6)]
@@ -212,7 +192,6 @@ class TestGrid:
 
     def test_nested_order(self, opened: Opened) -> None:
         made = opened("grid", methods={"grid": {"order": "nested"}})
-        made.study.enqueue_grid()
         assert [made.ask()[1].values for _ in range(6)] == made.study._spec.grid_points(0)
 
 
@@ -263,7 +242,7 @@ class TestEnqueuedByOthers:
         made = opened("grid", space=STEPS_AND_CHOICES)
         self._enqueue(made, learning_rate=0.1)
         with pytest.raises(TrialUnusable, match="not a point of the grid: it has no 'batch_size'"):
-            made.study.draw(made.take())
+            made.study.draw([made.take() for _ in range(3)][-1])  # after the grid's own two
 
 
 class TestAgain:
@@ -276,13 +255,16 @@ class TestAgain:
         assert made.study.load() == Load(trials=1, running=0, interrupted=1, fresh=0, epochs=2, committed=3)
         again, redrawn = made.ask()
         assert (again.trial_id, again.number, again.last_step) == (first.trial_id, 0, 2)
-        assert redrawn == Drawn(drawn.values, drawn.seed, None), "nothing is left to store"
+        assert (redrawn.values, redrawn.seed) == (drawn.values, drawn.seed)
+        assert redrawn.draw is not None
+        assert (redrawn.draw.values, redrawn.draw.attributes) == ({}, {SEED_KEY: drawn.seed}), (
+            "it is ours again"
+        )
         (trial,) = made.trials
         assert (trial.state, trial.intermediate_values) == (TrialState.RUNNING, {1: 0.25, 2: 0.5})
 
     def test_it_goes_before_what_was_not_begun(self, opened: Opened) -> None:
         made = opened("grid")
-        made.study.enqueue_grid()
         first, _ = made.ask()[0], made.ask()
         made.release(first)
         assert made.take().trial_id == first.trial_id
@@ -356,22 +338,6 @@ class TestPruning:
         lease, _ = made.ask()
         monkeypatch.setattr(storage, "get_all_trials", None)
         assert made.study.stops([(lease.number, 1)]) == [False]
-
-
-def test_study_says_what_it_is(storage) -> None:
-    spec = small_spec(methods={"tpe": {"n_startup_trials": 4}}, pruner="median")
-    assert not study_exists(storage, spec.study_name("tpe", 0))
-    create_study(storage, spec, "tpe", 0, "minimize")
-    create_study(storage, spec, "tpe", 0, "minimize")
-    assert study_exists(storage, spec.study_name("tpe", 0))
-    study = optuna.load_study(study_name="small/tpe/0", storage=storage)
-    assert study.direction == optuna.study.StudyDirection.MINIMIZE
-    attrs = study.user_attrs
-    assert (attrs["shoal:method"], attrs["shoal:replicate"], attrs["shoal:metric"]) == ("tpe", 0, "accuracy")
-    assert attrs["shoal:settings"]["n_startup_trials"] == 4
-    assert attrs["shoal:pruner"]["name"] == "median"
-    assert attrs["shoal:versions"]["optuna"] == optuna.__version__
-    assert study.metric_names == ["accuracy"], "Optuna Dashboard names its axis by it"
 
 
 def test_methods_share_their_first_trials_on_the_database(opened: Opened) -> None:

@@ -38,6 +38,8 @@ class Source:
     stop_after: int | None = None
     """Reports after which one is asked to stop."""
     stopping: bool = False
+    idle_after: int | None = None
+    """Times that one waits in vain before one is idle."""
     lost_at: dict[int, int] = field(default_factory=dict)
     """Calls of `training` → the trial whose lease is lost meanwhile."""
     said: list[tuple[str, int, int]] = field(default_factory=list)
@@ -53,6 +55,10 @@ class Source:
     @property
     def exhausted(self) -> bool:
         return self.given == self.trials and not self.again
+
+    @property
+    def idle(self) -> bool:
+        return self.idle_after is not None and self.waits >= self.idle_after
 
     def take(self, free: int, ahead: int) -> list[Claim]:
         self.asked_ahead.append(ahead)
@@ -178,7 +184,7 @@ def test_a_second_report_waits_for_the_first_verdict(tmp_path: Path) -> None:
     assert source.of(1) == ALL
 
 
-@pytest.mark.parametrize(("seconds", "waits"), [(NEVER, 0), (0.0, 1)])
+@pytest.mark.parametrize(("seconds", "waits"), [(NEVER, 0), (0.0, 2)])
 def test_where_nothing_is_pruned_only_a_checkpoint_waits_for_what_was_reported(
     tmp_path: Path, seconds: float, waits: int
 ) -> None:
@@ -191,8 +197,29 @@ def test_where_nothing_is_pruned_only_a_checkpoint_waits_for_what_was_reported(
     source.training = nobody_hears  # type: ignore[method-assign]
     Worker(source, FakeEngine(TASK), Saver(seconds), judged=False).run()
     assert source.of(0) == ALL
-    # The first epoch is saved before it is reported, the second after the first was stored; the last never.
+    # The first epoch and the second are saved once they are stored; the last never is.
     assert source.said.count(("waited", 0, 0)) == waits
+
+
+def test_what_is_saved_is_stored(tmp_path: Path) -> None:
+    """A file of an epoch that isn't would be of no use, and the one before may be an interval older."""
+    source = Source(1, tmp_path, late=True)
+    said: list[tuple[tuple[str, int, int], int]] = []
+
+    class Watched(FakeEngine):
+        def save(self, trial_id: int, path: Path) -> None:
+            said.append((source.said[-1], self._held[trial_id][1]))
+            super().save(trial_id, path)
+
+    Worker(source, Watched(TASK), Saver(0.0), judged=False).run()
+    assert said == [(("waited", 0, 0), 1), (("waited", 0, 0), 2)]
+    assert [epoch for what, _, epoch in source.said if what == "epoch"] == [1, 2, 3]
+
+
+def test_a_trial_that_was_taken_meanwhile_is_not_saved(tmp_path: Path) -> None:
+    source = Source(1, tmp_path, late=True, verdicts={(0, 2): Verdict.TAKEN})
+    _worker(source, FakeEngine(TASK), Saver(0.0)).run()
+    assert [path.name for path in sorted(tmp_path.rglob("*.pt"))] == ["1-1.pt"]
 
 
 def test_trials_are_asked_ahead_while_others_train_their_last_epoch(tmp_path: Path) -> None:
@@ -294,6 +321,15 @@ def test_waits_while_there_is_nothing(tmp_path: Path) -> None:
     assert _worker(source, FakeEngine(TASK)).run() == "exhausted"
     assert source.waits == 2
     assert source.of(0) == ALL
+
+
+def test_leaves_when_it_has_waited_for_long(tmp_path: Path) -> None:
+    """Not while it has something to train, however long that takes."""
+    source = Source(2, tmp_path, idle_after=3)
+    take = source.take
+    source.take = lambda free, ahead: take(free, ahead) if source.given < 1 else []  # type: ignore[method-assign]
+    assert _worker(source, FakeEngine(TASK)).run() == "idle"
+    assert (source.waits, source.of(0)) == (3, ALL)
 
 
 def test_what_the_source_raises_ends_the_worker(tmp_path: Path) -> None:
