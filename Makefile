@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-fast check lint types imports install install-dev browser lock clean
+.PHONY: demo test test-fast check lint types imports install install-dev browser lock image image-base clean
 
 demo: install  ## compare grid, random and TPE on scikit-learn's digits, on Ray workers and the embedded Postgres
 	$(BIN)/shoal db up
@@ -53,6 +53,15 @@ browser:  ## tests of pages need a Chromium; as root on Debian it is installed, 
 
 lock: install-dev  ## write down the versions that are installed now
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
+
+IMAGE ?= localhost/shoal:latest
+
+image: install-dev  ## build the container image, then run it as it will be run: as nobody in particular, read-only (buildah, root)
+	deploy/image/build.sh $(IMAGE)
+	SHOAL_TEST_IMAGE=$(IMAGE) $(BIN)/pytest tests/deploy/test_image_run.py
+
+image-base:  ## a base for the image from Debian's packages, where no registry can be reached: make image BASE=localhost/shoal-base
+	deploy/image/base.sh
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
