@@ -9,10 +9,10 @@ all metrics, the pruning rule for a pool. The studies have 100, 1,000 and 10,000
 and round begins on its own copy of the same database, in a process of its own, the ways in a turning order.
 
 `counts`: messages on the wire (round trips), statements and commits of each case, exact. `costs`: wall and
-CPU milliseconds (of the client; of Postgres with the proxy's server) of opening a study, asking for 64 trials
-with 6 parameters, and, with 256 running, of one report each, one decision of the median rule each, and the
-end of each. `lives`: whole lives of trials, alone and 64 at a time. `rates`: reports per second for as long
-as given, and reports with their decisions from 1, 4 and 16 processes with a pool of 16 each.
+CPU milliseconds (of the client; of Postgres with the proxy's server) of opening a study, asking for 64 and
+for 256 trials with 6 parameters, and, with 256 running, of one report each, one decision of the median rule
+each, and the end of each. `lives`: whole lives of trials, alone and 64 at a time. `rates`: reports per second
+for as long as given, and reports with their decisions from 1, 4 and 16 processes with a pool of 16 each.
 
 Ways that call trial by trial have some seconds for a case; what they had not done by then is extrapolated
 from the calls that they did, and marked so. Their cost per call grows with the trials that run, so asking is
@@ -58,7 +58,7 @@ from tests.benchmarks.storage_cases.databases import Server
 from tests.benchmarks.storage_cases.measuring import Cost, load, summary, trips
 from tests.contracts.postgres_proxy import PostgresProxy
 
-CASES = ("open", "ask", "report", "decide", "report + decide", "tell")
+CASES = ("open", "ask", "ask a pool", "report", "decide", "report + decide", "tell")
 STOCK = ("stock", "grpc")
 POOLED = ("batch", "worker")
 STOCK_KINDS = tuple(ARMS[name] for name in STOCK)

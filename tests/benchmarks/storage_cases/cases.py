@@ -76,8 +76,9 @@ def _one_size(arm: Arm, pools: Pools, meter: Meter) -> dict[str, Any]:
     found["open"] = [meter.measure(1, _none(arm.open))]
     life(arm, 1, epochs=1)  # what is counted of a study once is no part of an ask or a decision
     arm.drop()
-    found["ask"] = [meter.measure(pools.ask, lambda: arm.ask(pools.ask, pools.limit))]
-    arm.drop()
+    for case, count in (("ask", pools.ask), ("ask a pool", pools.pool)):
+        found[case] = [meter.measure(count, lambda count=count: arm.ask(count, pools.limit))]
+        arm.drop()
     arm.adopt(pools.pool)
     found["report"], found["decide"] = [], []
     for step in range(1, pools.epochs + 1):
