@@ -2,35 +2,43 @@
 
 A round trains the same trials in every way. Pruning is played, not decided by values: a trial ends after 1 or
 3 epochs, or comes to its end, as successive halving with eta 3 would have it on average, so that all ways do
-the same work whatever the order in which their trials report.
+the same work whatever the order in which their trials report. A way that this machine hasn't what it takes
+for is left out with the reason, and so is one that raises: one row more or less must not cost the others.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from objectives.base import (
     Choice,
     DataSpec,
     Engine,
     ObjectiveError,
+    Precision,
     Task,
     TrialConfig,
     TrialFailure,
     TrialStart,
     derive_seed,
 )
+from objectives.bench_gpu import NotHereError, held_by_torch, shared_by_processes, start_counting
 from objectives.choices import ChoicesInMemory
 from objectives.datasets import describe
+from objectives.devices import resolve_device
 from objectives.fused import FusedEngine
 from objectives.losses import LOSSES
 from objectives.optimizers import OPTIMIZERS
+from objectives.precision import resolve_precision
 from objectives.trainer import PlainEngine
 
 RUNGS = (1, 3, 9)
@@ -42,6 +50,12 @@ BASE = "one by one"
 FUSED = "fused"
 
 MODEL = Choice("cnn")
+
+WARM_UP_SHARE = 0.6
+"""Of the time that there is, after which no further way is begun: it would have no round."""
+
+ROWS_PER_SLOT = 2
+"""Of a step: as many as a batch of 64 images needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +119,8 @@ class Ran:
     """Part of a step's rows that belonged to a trial; None where there are no rows."""
     programs: int | None = None
     """Programs that were built."""
+    memory: int | None = None
+    """Bytes of a GPU that torch held at most, in all processes together; None: not on a GPU."""
 
 
 def run(engine: Engine, starts: Sequence[TrialStart], ends: Mapping[int, int]) -> None:
@@ -127,45 +143,108 @@ Way = Callable[[], Ran]
 
 
 @contextmanager
-def ways(work: Work, device: str, processes: Sequence[int] = (2,)) -> Iterator[dict[str, Way]]:
+def ways(
+    work: Work, device: str, processes: Sequence[int] = (2,), precision: str = "auto"
+) -> Iterator[dict[str, Way]]:
     """Name → a way to train the work, ready to be timed; `BASE` is among them.
 
-    `processes`: for each number, as many processes that train one trial at a time each.
+    `processes`: for each number, as many processes that train one trial at a time each; on a GPU once more
+    under MPS. Raises `ObjectiveError` for a device or precision that isn't there.
     """
-    task, starts, ends = Task(data=work.data), work.starts(), work.ends()
+    task, starts, ends = task_of(work, device, precision), work.starts(), work.ends()
     choices = ChoicesInMemory()
     found: dict[str, Way] = {
         BASE: lambda: timed(PlainEngine(task, device), starts, ends),
         FUSED: lambda: timed(FusedEngine(task, device), starts, ends),
         "as chosen (default)": lambda: timed(FusedEngine(task, device, choices=choices), starts, ends),
     }
-    pools = []
-    try:
+    with ExitStack() as pools:
         for count in processes:
-            pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
-            pools.append(pool)
-            found[f"{count} processes"] = _spread(pool, work, device)
+            found[f"{count} processes"] = pools.enter_context(in_processes(work, device, task, count))
+            if resolve_device(device).type == "cuda":
+                found[f"{count} processes, MPS"] = pools.enter_context(
+                    in_processes(work, device, task, count, mps=True)
+                )
         yield found
-    finally:
-        for pool in pools:
-            pool.shutdown(cancel_futures=True)
+
+
+def task_of(work: Work, device: str, precision: str) -> Task:
+    """What the trials of a round share. Raises `ObjectiveError`."""
+    return Task(data=work.data, precision=resolve_precision(precision, resolve_device(device)))
+
+
+def fused_ways(
+    work_of: Callable[[int], Work], device: str, slots: Sequence[int], precisions: Sequence[Precision]
+) -> dict[str, tuple[Way, Work]]:
+    """Name → fused in so many slots and in this precision, with the work that fills them."""
+
+    def way(work: Work, count: int, precision: Precision) -> Ran:
+        engine = FusedEngine(
+            task_of(work, device, precision), device, slots=count, rows=ROWS_PER_SLOT * count
+        )
+        return timed(engine, work.starts(), work.ends())
+
+    return {
+        f"{FUSED}, {count} slots, {precision}": (partial(way, work, count, precision), work)
+        for count in slots
+        for work in (work_of(count),)
+        for precision in precisions
+    }
 
 
 def measured(
-    found: Mapping[str, Way], rounds: int, told: Callable[[str], object] = lambda _: None
+    found: Mapping[str, Way],
+    rounds: int,
+    told: Callable[[str], object] = lambda _: None,
+    *,
+    until: float = math.inf,
+    left_out: dict[str, str] | None = None,
 ) -> dict[str, list[Ran]]:
-    """Every way in every round, in a turning order, after one round that is not counted."""
+    """Every way in every round, in a turning order, after one round that is not counted.
+
+    `until`, by `time.perf_counter`: nothing is begun that, as long as it took before, would end later, so
+    that some ways may have fewer rounds. `left_out` gets the ways that raised, with what they said, and those
+    that there was no time for; without it what they raise is raised.
+    """
+    results: dict[str, list[Ran]] = {}
+    taken: dict[str, float] = {}
+    began = time.perf_counter()
     for name, way in found.items():
         told(f"warming up: {name}")
-        way()
-    results: dict[str, list[Ran]] = {name: [] for name in found}
-    names = list(found)
+        if time.perf_counter() > began + WARM_UP_SHARE * (until - began):
+            _leave_out(left_out, name, "there was no time for it")
+            continue
+        started = time.perf_counter()
+        try:
+            way()
+        except Exception as error:
+            if left_out is None or name == BASE:
+                raise
+            _leave_out(left_out, name, str(error) or type(error).__name__)
+        else:
+            results[name] = []
+            taken[name] = time.perf_counter() - started
+    names = list(results)
     for number in range(rounds):
-        turn = number % len(names)
+        turn = number % max(len(names), 1)
         for name in names[turn:] + names[:turn]:
+            started = time.perf_counter()
+            if started + taken[name] > until:
+                continue
             told(f"round {number + 1} of {rounds}: {name}")
-            results[name].append(found[name]())
+            ran = found[name]()
+            taken[name] = max(time.perf_counter() - started, ran.seconds)
+            results[name].append(ran)
+    for name in names:
+        if not results[name]:
+            _leave_out(left_out, name, "there was no time for it")
+            del results[name]
     return results
+
+
+def _leave_out(left_out: dict[str, str] | None, name: str, reason: str) -> None:
+    if left_out is not None:
+        left_out[name] = reason
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -173,21 +252,29 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
-def table(results: Mapping[str, Sequence[Ran]], work: Work) -> list[dict[str, object]]:
-    """A row per way: its rates, and what it is worth against `BASE`, round by round.
+def table(
+    results: Mapping[str, Sequence[Ran]], work: Work, works: Mapping[str, Work] | None = None
+) -> list[dict[str, object]]:
+    """A row per way: its rates, and what it is worth against `BASE` per image, round by round.
 
-    By CPU time where both are one process, for others on the machine disturb it least; else by the clock.
+    `works`: of the ways that trained other trials than `work`. By CPU time where both are one process on a
+    CPU, for others on the machine disturb it least; else by the clock.
     """
-    images, rows = work.images(), []
+    rows = []
+    bases = results[BASE]
     for name, ran in results.items():
+        mine = (works or {}).get(name, work)
+        images, share = mine.images(), work.images() / mine.images()
         by_cpu = [images / one.cpu_seconds for one in ran if one.cpu_seconds]
         row: dict[str, object] = {
             "way": name,
             "images_per_second": summary([images / one.seconds for one in ran]),
-            "trials_per_hour": summary([3600 * work.trials / one.seconds for one in ran]),
+            "trials_per_hour": summary([3600 * mine.trials / one.seconds for one in ran]),
             "images_per_cpu_second": summary(by_cpu) if by_cpu else None,
-            "ratio": summary([_ratio(one, base) for one, base in zip(ran, results[BASE], strict=True)]),
+            "ratio": summary([_ratio(one, base) / share for one, base in zip(ran, bases, strict=False)]),
             "ratio_of": "CPU seconds" if by_cpu else "seconds",
+            "n": len(ran),
+            "memory_bytes": max((one.memory for one in ran if one.memory is not None), default=None),
             "occupancy": ran[-1].occupancy,
             "programs_built": ran[-1].programs,
             "rounds": [{"seconds": one.seconds, "cpu_seconds": one.cpu_seconds} for one in ran],
@@ -204,25 +291,62 @@ def _ratio(ran: Ran, base: Ran) -> float:
 
 def timed(engine: Engine, starts: Sequence[TrialStart], ends: Mapping[int, int]) -> Ran:
     """`run`, with what it took."""
+    start_counting()
     started, cpu = time.perf_counter(), time.process_time()
     run(engine, starts, ends)
     ran = Ran(time.perf_counter() - started, time.process_time() - cpu)
+    if (memory := held_by_torch()) is not None:  # a GPU's work is not in this process's CPU time
+        ran = replace(ran, cpu_seconds=None, memory=memory)
     if isinstance(engine, FusedEngine):
         return replace(ran, occupancy=engine.occupancy, programs=engine.programs_built)
     return ran
 
 
-def _spread(pool: ProcessPoolExecutor, work: Work, device: str) -> Way:
+@contextmanager
+def in_processes(work: Work, device: str, task: Task, count: int, *, mps: bool = False) -> Iterator[Way]:
+    """A way to train the work in so many processes, one trial at a time each; they live as long as the block.
+
+    With `mps` they share the GPU by its Multi-Process Service, which is started for them; where it can't be,
+    the way raises `NotHereError`.
+    """
+    with ExitStack() as held:
+        variables: dict[str, str] = {}
+        try:
+            if mps:
+                variables = held.enter_context(shared_by_processes())
+        except NotHereError as error:
+            yield _refusing(error)
+            return
+        pool = ProcessPoolExecutor(
+            count, multiprocessing.get_context("spawn"), initializer=_have_variables, initargs=(variables,)
+        )
+        held.callback(pool.shutdown, cancel_futures=True)
+        yield partial(_spread, pool, work, device, task)
+
+
+def _have_variables(variables: Mapping[str, str]) -> None:
+    os.environ.update(variables)
+
+
+def _refusing(error: Exception) -> Way:
     def way() -> Ran:
-        started = time.perf_counter()
-        jobs = [pool.submit(_one, work, device, number) for number in range(work.trials)]
-        for job in jobs:
-            job.result()
-        return Ran(time.perf_counter() - started, None)
+        raise error
 
     return way
 
 
-def _one(work: Work, device: str, number: int) -> None:
-    """One trial, in a process of the pool."""
-    run(PlainEngine(Task(data=work.data), device), [work.starts()[number]], work.ends())
+def _spread(pool: ProcessPoolExecutor, work: Work, device: str, task: Task) -> Ran:
+    started = time.perf_counter()
+    jobs = [pool.submit(_one, work, device, task, number) for number in range(work.trials)]
+    most: dict[int, int] = {}
+    for process, memory in (job.result() for job in jobs):
+        if memory is not None:
+            most[process] = max(most.get(process, 0), memory)
+    return Ran(time.perf_counter() - started, None, memory=sum(most.values()) if most else None)
+
+
+def _one(work: Work, device: str, task: Task, number: int) -> tuple[int, int | None]:
+    """One trial, in a process of the pool: which one, and what it holds of a GPU."""
+    start_counting()
+    run(PlainEngine(task, device), [work.starts()[number]], work.ends())
+    return os.getpid(), held_by_torch()

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from objectives.base import Choice, DataSpec, EpochEnd, ObjectiveError, Task, TrialFailure, TrialStart
-from objectives.bench import BASE, FUSED, Ran, Work, measured, run, table, timed, ways
+from objectives.bench import (
+    BASE,
+    FUSED,
+    Ran,
+    Work,
+    fused_ways,
+    measured,
+    run,
+    table,
+    task_of,
+    timed,
+    ways,
+)
 from objectives.fused import FusedEngine
 from objectives.losses import LOSSES
 from objectives.trainer import PlainEngine
@@ -101,6 +115,54 @@ def test_ways_take_turns() -> None:
     found = measured({"a": lambda: way("a"), "b": lambda: way("b")}, 2)
     assert order == ["a", "b", "a", "b", "b", "a"]
     assert {name: len(ran) for name, ran in found.items()} == {"a": 2, "b": 2}
+
+
+def test_a_way_that_can_not_be_costs_the_others_nothing() -> None:
+    def broken() -> Ran:
+        raise ObjectiveError("no such thing here")
+
+    left_out: dict[str, str] = {}
+    found = measured({BASE: lambda: Ran(1.0, 1.0), "other": broken}, 3, left_out=left_out)
+    assert {name: len(ran) for name, ran in found.items()} == {BASE: 3}
+    assert left_out == {"other": "no such thing here"}
+    with pytest.raises(ObjectiveError):
+        measured({BASE: broken, "other": lambda: Ran(1.0, 1.0)}, 3, left_out={})
+
+
+def test_nothing_is_begun_that_would_end_too_late() -> None:
+    begun: list[str] = []
+
+    def way(name: str, seconds: float) -> Ran:
+        begun.append(name)
+        return Ran(seconds, None)
+
+    left_out: dict[str, str] = {}
+    ways_of = {BASE: lambda: way(BASE, 0.0), "long": lambda: way("long", 1e6)}
+    found = measured(ways_of, 3, until=time.perf_counter() + 1e3, left_out=left_out)
+    assert {name: len(ran) for name, ran in found.items()} == {BASE: 3, "long": 1}
+    assert begun.count("long") == 2
+    assert measured(ways_of, 3, until=0.0, left_out=left_out) == {}
+    assert left_out == dict.fromkeys(ways_of, "there was no time for it")
+
+
+def test_ways_that_trained_other_trials_are_held_against_the_base_per_image() -> None:
+    twice = replace(WORK, trials=12)
+    assert twice.images() == 2 * WORK.images()
+    rows = table({BASE: [Ran(4.0, None)], FUSED: [Ran(2.0, None, memory=7)]}, WORK, {FUSED: twice})
+    assert rows[1]["ratio"] == {"median": 4.0, "least": 4.0, "most": 4.0}
+    assert (rows[1]["n"], rows[1]["memory_bytes"]) == (1, 7)
+    assert rows[1]["trials_per_hour"] == {"median": 21600.0, "least": 21600.0, "most": 21600.0}
+
+
+def test_ways_are_in_the_precision_that_was_asked_for() -> None:
+    assert task_of(WORK, "cpu", "bf16").precision == "bf16"
+    found = fused_ways(lambda slots: replace(WORK, trials=slots), "cpu", [2, 3], ["fp32", "bf16"])
+    assert list(found) == [f"fused, {n} slots, {p}" for n in (2, 3) for p in ("fp32", "bf16")]
+    way, work = found["fused, 3 slots, bf16"]
+    assert work.trials == 3
+    assert way().programs == 1
+    with pytest.raises(ObjectiveError, match="needs a GPU"):
+        task_of(WORK, "cpu", "tf32")
 
 
 @pytest.mark.slow
