@@ -132,14 +132,19 @@ class DataSpec:
     """Use only the first so many non-test images, stratified; None: all."""
 
 
+Precision: TypeAlias = Literal["fp32", "tf32", "bf16"]
+"""See `objectives.precision`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What all trials of an experiment share: the data, the metric, what may be imported."""
+    """What all trials of an experiment share: the data, the metric, what may be imported, the precision."""
 
     data: DataSpec
     metric: str = "accuracy"
     allow_imports: tuple[str, ...] = ()
     """Modules of which `module:function` references may name something; nothing else is imported."""
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from objectives.allocator import keep_freed_memory
-from objectives.base import ObjectiveError
+from objectives.base import ObjectiveError, Precision
 
 
 def resolve_device(name: str) -> torch.device:
@@ -57,15 +57,28 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def memory_of(device: torch.device) -> Mapping[str, int]:
+    """A GPU's memory in bytes: `allocated` to tensors, `reserved` by torch, `total`; empty for a CPU."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "total": int(torch.cuda.get_device_properties(device).total_memory),
+    }
+
+
 @contextmanager
-def reproducible(threads: int | None) -> Iterator[None]:
+def reproducible(threads: int | None, precision: Precision = "fp32") -> Iterator[None]:
     """Settings of this process that decide about numbers, for the time of the block; afterwards as before.
 
     On the CPU sums are divided among threads, so that their number shows in the last bits; `threads` None
     leaves it as it is. On a GPU cuDNN takes the deterministic algorithms. Everywhere numbers are float32,
-    computed as such, and gradients are kept: whatever other code of the process has made the default.
+    computed as such (but for products in TF32, if that is the `precision`), and gradients are kept: whatever
+    other code of the process has made the default.
     """
     before = torch.get_num_threads()
+    tf32 = precision == "tf32"
     matmuls = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     precisions = [matmul.fp32_precision for matmul in matmuls]
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
@@ -83,15 +96,15 @@ def reproducible(threads: int | None) -> Iterator[None]:
             torch.set_default_device(None)
         settings.callback(torch.set_default_dtype, dtype)
         torch.set_default_dtype(torch.float32)
-        for matmul, precision in zip(matmuls, precisions, strict=True):
-            settings.callback(setattr, matmul, "fp32_precision", precision)
-            matmul.fp32_precision = "ieee"
+        for matmul, used in zip(matmuls, precisions, strict=True):
+            settings.callback(setattr, matmul, "fp32_precision", used)
+            matmul.fp32_precision = "tf32" if tf32 and matmul is matmuls[0] else "ieee"
         for kind in ("cpu", "cuda"):
             settings.enter_context(torch.autocast(kind, enabled=False))
         settings.enter_context(torch.inference_mode(False))
         settings.enter_context(torch.enable_grad())
         settings.enter_context(
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32)
         )
         yield
 

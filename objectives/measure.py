@@ -28,13 +28,13 @@ def images_per_second(
     Loading the data and the warm-up come on top. Raises `TrialError` or `DataError` where the trial would.
     """
     chosen = prepare(device)
-    with reproducible(threads):
+    with reproducible(threads, task.precision):
         data = load(task.data, 0, chosen)
         if effective_batch_size(config, len(data.training_indices)) > MOST_IMAGES:
             full = OPTIMIZERS[config.optimizer.name].full_batch
             optimizer = Choice("sgd") if full else config.optimizer
             config = replace(config, batch_size=MOST_IMAGES, optimizer=optimizer)
-        training = Training(config, 0, data, task.allow_imports)
+        training = Training(config, 0, data, task.allow_imports, precision=task.precision)
         taken = epoch = images = 0
         started = time.perf_counter()
         while True:

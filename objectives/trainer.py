@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from objectives.base import (
     TrialStart,
 )
 from objectives.datasets import SearchData, TestData, load, load_test
-from objectives.devices import prepare, reproducible
+from objectives.devices import memory_of, prepare, reproducible
 from objectives.metrics import worst_metrics
 from objectives.training import Training
 
@@ -60,12 +60,18 @@ class PlainEngine:
         self._device = prepare(device)
         self._threads = threads
         self._slot: _Slot | None = None
+        self.images_trained = 0
+        """So far, counted at the ends of epochs."""
         self._test_data: TestData | None = None
         """Read when the first trial that asks for it has ended."""
 
     @property
     def free_slots(self) -> int:
         return 0 if self._slot else 1
+
+    def device_memory(self) -> Mapping[str, int]:
+        """A GPU's memory in bytes, see `objectives.devices.memory_of`. May be asked by any thread."""
+        return memory_of(self._device)
 
     def admit(self, start: TrialStart) -> None:
         if self._slot:
@@ -79,7 +85,7 @@ class PlainEngine:
         start = self._slot.start
         try:
             self._slot.ready = False
-            with reproducible(self._threads):
+            with reproducible(self._threads, self._task.precision):
                 report = self._next_report(self._slot)
                 test = self._test_score(self._slot, report)
         except Exception as error:  # noqa: BLE001 (whatever a trial raises is that trial's failure)
@@ -129,7 +135,9 @@ class PlainEngine:
             slot.training, report = self._begin(slot.start)
             if report and (report.diverged or report.epoch >= slot.start.config.epochs):
                 return report  # saved after its last epoch: what it said then is all that is left to say
-        return train_epoch(slot.training)
+        report = train_epoch(slot.training)
+        self.images_trained += len(slot.training.data.training_indices)
+        return report
 
     def _begin(self, start: TrialStart) -> tuple[Training, EpochReport | None]:
         """The trial as new, or as its checkpoint left it, with the report of that epoch."""
@@ -151,7 +159,8 @@ class PlainEngine:
         return training, found.report
 
     def _new(self, start: TrialStart, data: SearchData) -> Training:
-        return Training(start.config, start.seed, data, self._task.allow_imports)
+        task = self._task
+        return Training(start.config, start.seed, data, task.allow_imports, precision=task.precision)
 
 
 def train_epoch(training: Training) -> EpochReport:
@@ -203,9 +212,9 @@ def score_on_test(
     """
     started = time.perf_counter()
     chosen = prepare(device)
-    with reproducible(threads):
+    with reproducible(threads, task.precision):
         data = load(task.data, split_seed, chosen)
-        training = Training(config, seed, data, task.allow_imports)
+        training = Training(config, seed, data, task.allow_imports, precision=task.precision)
         test = load_test(task.data, chosen)  # before the training, which would be in vain without it
         diverged = False
         while training.epoch < config.epochs and not diverged:

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from objectives.augment import augment
-from objectives.base import TrialConfig, TrialError, derive_seed
+from objectives.base import Precision, TrialConfig, TrialError, derive_seed
 from objectives.datasets import SearchData
 from objectives.devices import generator, seeded
 from objectives.losses import balanced_class_weights, resolve_loss
 from objectives.metrics import evaluate
 from objectives.models import build, has_batch_statistics, set_dropout_generator
 from objectives.optimizers import build_optimizer, effective_batch_size, set_learning_rate
+from objectives.precision import computing
 from objectives.regularisers import REGULARISERS, decay, no_penalty, penalty, regularised
 from objectives.schedules import factor_at
 
@@ -81,13 +82,20 @@ class Training:
     """A trial between two epochs. Raises `TrialError` at construction if it can't be trained."""
 
     def __init__(
-        self, config: TrialConfig, seed: int, data: SearchData, allow_imports: Collection[str] = ()
+        self,
+        config: TrialConfig,
+        seed: int,
+        data: SearchData,
+        allow_imports: Collection[str] = (),
+        *,
+        precision: Precision = "fp32",
     ) -> None:
         self.config = config
         self.seed = seed
         self.data = data
         self.epoch = 0
         self.device = data.images.device
+        self._precision = precision
         model = build(config.model, data.input_shape, data.classes, derive_seed(seed, "init"), allow_imports)
         self.model = model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -211,7 +219,8 @@ class Training:
 
     def _logits(self, images_BCHW: Tensor) -> Tensor:
         """The model's scores; a user's own may give others in training than it gave when it was built."""
-        logits_BK = self.model(images_BCHW)
+        with computing(self._precision, self.device):
+            logits_BK = self.model(images_BCHW)
         expected = (len(images_BCHW), self.data.classes)
         if not isinstance(logits_BK, Tensor) or logits_BK.shape != expected:
             got = tuple(logits_BK.shape) if isinstance(logits_BK, Tensor) else type(logits_BK).__name__
@@ -220,7 +229,7 @@ class Training:
                 f"model {self.config.model.name!r} must give scores of shape {expected} for "
                 f"{len(images_BCHW)} images; in {mode} it gave {got}"
             )
-        return logits_BK
+        return logits_BK.float() if logits_BK.dtype == torch.bfloat16 else logits_BK
 
     def _weighted(self, logits_BK: Tensor, labels_B: Tensor) -> Tensor:
         """The trial's loss of each image, with its class's weight."""

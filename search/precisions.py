@@ -8,13 +8,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from storage.programs import PRECISION
+from search.failures import bad_input
+from storage.errors import ExperimentNotFound
+from storage.experiments import Experiments
+from storage.programs import PRECISION, Programs
 
 if TYPE_CHECKING:
     from objectives.base import Precision
     from objectives.choices import Choices
+    from storage.database import Database
 
 ANY_BATCH = 1
+
+
+def check_precision(database: Database, experiment: str, asked: str) -> None:
+    """Refuse at once, in a command, what every worker of the experiment would refuse, as far as is known.
+
+    Raises `CommandError`.
+    """
+    if asked == "auto":
+        return
+    try:
+        found = Experiments(database).get(experiment)
+    except ExperimentNotFound:
+        return
+    held = Programs(database).precisions(found.id)
+    if held and asked not in held.values():
+        on = "; ".join(f"{precision} on {device}" for device, precision in sorted(held.items()))
+        raise bad_input(
+            f"trials of {experiment} are computed in {on}: none of them in {asked}",
+            next="leave out --precision, or give the experiment another name",
+        )
 
 
 def held_precision(choices: Choices | None, device: str, asked: str = "auto") -> Precision:

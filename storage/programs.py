@@ -39,6 +39,10 @@ ALL = f"""
 SELECT {COLUMNS} FROM shoal.programs WHERE experiment_id = :id AND program <> '{PRECISION}' ORDER BY id
 """  # noqa: S608
 
+PRECISIONS = (
+    f"SELECT device, reason FROM shoal.programs WHERE experiment_id = :id AND program = '{PRECISION}'"  # noqa: S608
+)
+
 
 class Programs:
     """Reads and writes what was decided. May be shared by threads; what breaks is tried again."""
@@ -82,3 +86,9 @@ class Programs:
                 ProgramRecord(**row)
                 for row in connection.execute(text(ALL), {"id": experiment_id}).mappings()
             ]
+
+    def precisions(self, experiment_id: int) -> dict[str, str]:
+        """Kind of device → the precision that an experiment's trials are computed in there."""
+        with self.database.begin() as connection:
+            rows = connection.execute(text(PRECISIONS), {"id": experiment_id}).all()
+        return {str(device): str(reason) for device, reason in rows}

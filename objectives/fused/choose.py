@@ -111,7 +111,7 @@ def told(choices: Choices, key: ProgramKey, choice: ProgramChoice) -> ProgramCho
 def speed_on(task: Task, config: TrialConfig, device: str = "auto", *, threads: int | None = 1) -> Speed:
     """`speed` on a device, with the sizes that an engine has there; for plans. Raises `ObjectiveError`."""
     chosen = prepare(device)
-    with reproducible(threads):
+    with reproducible(threads, task.precision):
         data = load(task.data, 0, chosen)
         return speed(task, config, data, usual_sizes(chosen.type), threads=threads)
 
@@ -185,7 +185,14 @@ def _affordable(config: TrialConfig, data: SearchData) -> TrialConfig:
 def _pool(task: Task, config: TrialConfig, data: SearchData, sizes: Sizes, *, generic: bool) -> Pool:
     """A pool full of such trials that has made its first steps."""
     blank = template(config, data.input_shape, data.classes, task)
-    program = Program(blank, data.input_shape, sizes.slots, data.images.device, generic=generic)
+    program = Program(
+        blank,
+        data.input_shape,
+        sizes.slots,
+        data.images.device,
+        generic=generic,
+        precision=task.precision,
+    )
     pool = Pool(program, data.images, sizes.rows, sizes.images_per_row)
     _fill(pool, config, data, task)
     for _ in range(WARM_UP_STEPS):
@@ -213,7 +220,7 @@ def _fused_steps(pool: Pool) -> Iterator[int]:
 
 def _alone_steps(task: Task, config: TrialConfig, data: SearchData) -> Generator[int, None, None]:
     """The images of each step of one trial, for ever, after the first few: they choose kernels."""
-    training = Training(config, 0, data, task.allow_imports)
+    training = Training(config, 0, data, task.allow_imports, precision=task.precision)
     left_out = WARM_UP_STEPS
     for epoch in itertools.count(1):
         with closing(training.steps(epoch)) as steps:

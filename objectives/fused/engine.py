@@ -11,7 +11,7 @@ such trials take turns (`lanes.py`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -22,7 +22,7 @@ from objectives import checkpoints
 from objectives.base import EpochEnd, SlotError, Task, TrialFailure, TrialStart, derive_seed
 from objectives.choices import Choices, ChoicesError, ProgramChoice, ProgramKey
 from objectives.datasets import SearchData, load
-from objectives.devices import prepare, reproducible
+from objectives.devices import memory_of, prepare, reproducible
 from objectives.fused.choose import choose, key_of, told
 from objectives.fused.fusable import Fusing, fusing, one_image_left, why_not
 from objectives.fused.lanes import AloneLane, BrokenError, Lane, NoRoomError, PoolLane, alone_from
@@ -74,6 +74,19 @@ class FusedEngine:
         self._chosen: dict[ProgramKey, tuple[Architecture, ProgramChoice]] = {}
         self.programs_built = 0
         """So far; a trial that is admitted makes one only as the first of its kind."""
+        self.images_trained = 0
+        """So far, counted as trials come to the ends of their epochs."""
+        self._images: dict[int, int] = {}
+        """Of an epoch, by trial."""
+
+    @property
+    def slots(self) -> int:
+        """How many trials it has room for; fewer than in the beginning if memory turned out short."""
+        return self._sizes.slots
+
+    def device_memory(self) -> Mapping[str, int]:
+        """A GPU's memory in bytes, see `objectives.devices.memory_of`. May be asked by any thread."""
+        return memory_of(self._device)
 
     @property
     def free_slots(self) -> int:
@@ -91,22 +104,27 @@ class FusedEngine:
 
         Raises `ChoicesError`: trials that wait go on waiting.
         """
-        with reproducible(self._threads):
+        with reproducible(self._threads, self._task.precision):
             events = self._place_waiting()
             while not events:
                 lanes = [lane for lane in dict.fromkeys(self._lanes.values()) if lane.active]
                 if not lanes:
                     break
                 events = self._run(min(lanes, key=lambda lane: lane.seconds))
+                self.images_trained += sum(
+                    self._images[event.trial_id] for event in events if isinstance(event, EpochEnd)
+                )
         for event in events:
             if isinstance(event, TrialFailure):
                 self._lanes.pop(event.trial_id, None)
+                self._images.pop(event.trial_id, None)
         return events
 
     def retire(self, trial_id: int) -> None:
         if self._waiting.pop(trial_id, None) is None:
             self._lane(trial_id).retire(trial_id)
             del self._lanes[trial_id]
+            self._images.pop(trial_id, None)
             self._drop_empty_pools()
 
     def save(self, trial_id: int, path: Path) -> None:
@@ -176,6 +194,7 @@ class FusedEngine:
 
     def _choose_lane(self, start: TrialStart) -> Event | None:
         data = load(self._task.data, start.split_seed, self._device)
+        self._images[start.trial_id] = len(data.training_indices)
         seed = derive_seed(start.seed, "init")
         model = build(start.config.model, data.input_shape, data.classes, seed, self._task.allow_imports)
         key = architecture(start.config, data.input_shape, data.classes)
@@ -209,7 +228,14 @@ class FusedEngine:
             generic = form.form == "vmapped"
 
             def make(sizes: Sizes) -> Pool:
-                program = Program(blank, data.input_shape, sizes.slots, self._device, generic=generic)
+                program = Program(
+                    blank,
+                    data.input_shape,
+                    sizes.slots,
+                    self._device,
+                    generic=generic,
+                    precision=self._task.precision,
+                )
                 return Pool(program, data.images, sizes.rows, sizes.images_per_row)
 
             lane = PoolLane(make, sizes, self._task, lambda found: self._remember(key, found))

@@ -13,9 +13,9 @@ from objectives.base import TrialConfig
 from objectives.fused.program import Program, scores_of
 from objectives.fused.rows import RowTable, Share
 from objectives.fused.update import UPDATES
+from objectives.imports import is_import
 from objectives.models import InputShape, has_batch_statistics
 from objectives.optimizers import effective_batch_size
-from objectives.registry import is_import
 
 PROBED = 3
 """Images per row of a probe."""

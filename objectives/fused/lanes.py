@@ -160,7 +160,13 @@ class PoolLane:
         if not (member.ended and member.report and member.start.score_test):
             return None
         self._test_data = self._test_data or load_test(self._task.data, self.pool.program.device)
-        training = Training(member.config, member.start.seed, member.data, self._task.allow_imports)
+        training = Training(
+            member.config,
+            member.start.seed,
+            member.data,
+            self._task.allow_imports,
+            precision=self._task.precision,
+        )
         training.restore(checkpoint_of(member, self.pool, self._task).state, member.epoch)
         return test_score(training, member.report, self._test_data)
 

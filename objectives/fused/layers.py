@@ -38,8 +38,14 @@ class Pass:
     training: bool
     masks: Iterator[Tensor | None]
     """What each dropout layer multiplies by, RMF, in the order in which they run; None: by nothing."""
+    activations: torch.dtype = torch.float32
+    """In which convolutions and dense layers compute, and which every layer gives on."""
     statistics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Module name → mean RC and unbiased variance RC of the pass: left here by batch normalisations."""
+
+    def factor(self, name: str) -> Tensor:
+        """A parameter as products take it; its gradient comes back in its own type."""
+        return self.weights[name].to(self.activations)
 
 
 Layer: TypeAlias = Callable[[Tensor, Pass], Tensor]
@@ -86,8 +92,8 @@ def _conv(module: nn.Conv2d, name: str) -> Layer:
         raise NotStackableError(f"{name}: a convolution in groups, or padded by other than zeros")
 
     def forward(x: Tensor, step: Pass) -> Tensor:
-        kernel_ROHWC = step.weights[_join(name, "weight")]
-        bias_RO = step.weights.get(_join(name, "bias"))
+        kernel_ROHWC = step.factor(_join(name, "weight"))
+        bias_RO = step.factor(_join(name, "bias")) if module.bias is not None else None
         if step.training and bias_RO is not None and convolutions.suits(module, x):
             y: Tensor = convolutions.SmallMaps.apply(x, kernel_ROHWC, bias_RO, module.stride, module.padding)  # type: ignore[no-untyped-call]
             return y
@@ -104,10 +110,11 @@ def _conv(module: nn.Conv2d, name: str) -> Layer:
     return forward
 
 
-def _linear(_: nn.Linear, name: str) -> Layer:
+def _linear(module: nn.Linear, name: str) -> Layer:
     def forward(x_RMF: Tensor, step: Pass) -> Tensor:
-        weight_ROF = step.weights[_join(name, "weight")]
-        y: Tensor = Linear.apply(x_RMF, weight_ROF, step.weights.get(_join(name, "bias")))  # type: ignore[no-untyped-call]
+        weight_ROF = step.factor(_join(name, "weight"))
+        bias_RO = step.factor(_join(name, "bias")) if module.bias is not None else None
+        y: Tensor = Linear.apply(x_RMF, weight_ROF, bias_RO)  # type: ignore[no-untyped-call]
         return y
 
     return forward
@@ -167,7 +174,7 @@ class Flatten(torch.autograd.Function):
 def _dropout(_: Dropout, __: str) -> Layer:
     def forward(x_RMF: Tensor, step: Pass) -> Tensor:
         mask_RMF = next(step.masks) if step.training else None
-        return x_RMF if mask_RMF is None else x_RMF * mask_RMF
+        return x_RMF if mask_RMF is None else (x_RMF * mask_RMF).to(x_RMF.dtype)
 
     return forward
 
@@ -176,7 +183,9 @@ def _group_norm(module: nn.GroupNorm, name: str) -> Layer:
     def forward(x: Tensor, step: Pass) -> Tensor:
         weight_RC, bias_RC = (step.weights[_join(name, key)] for key in ("weight", "bias"))
         groups = module.num_groups * step.rows.rows
-        return functional.group_norm(x, groups, weight_RC.flatten(), bias_RC.flatten(), module.eps)
+        full = x.to(weight_RC.dtype)
+        y = functional.group_norm(full, groups, weight_RC.flatten(), bias_RC.flatten(), module.eps)
+        return y.to(x.dtype)
 
     if not module.affine:
         raise NotStackableError(f"{name}: group normalisation without parameters has no stacked form")
@@ -190,7 +199,7 @@ def _batch_norm(module: nn.BatchNorm2d, name: str) -> Layer:
     def forward(x: Tensor, step: Pass) -> Tensor:
         weight_RC, bias_RC = (step.weights[_join(name, key)] for key in ("weight", "bias"))
         images, _, height, width = x.shape
-        x_MHWRC = x.permute(0, 2, 3, 1).view(images, height, width, step.rows.rows, -1)
+        x_MHWRC = x.permute(0, 2, 3, 1).view(images, height, width, step.rows.rows, -1).to(weight_RC.dtype)
         if step.training:
             y, mean_RC, variance_RC = BatchNorm.apply(x_MHWRC, weight_RC, bias_RC, step.rows, module.eps)  # type: ignore[no-untyped-call]
             count_R1 = step.rows.images[:, None] * (height * width)
@@ -200,7 +209,7 @@ def _batch_norm(module: nn.BatchNorm2d, name: str) -> Layer:
             scale_RC = weight_RC * (variance_RC + module.eps).rsqrt()
             y = (x_MHWRC - mean_RC) * scale_RC + bias_RC
         y_MHWRC: Tensor = y
-        return y_MHWRC.flatten(3).permute(0, 3, 1, 2)
+        return y_MHWRC.flatten(3).permute(0, 3, 1, 2).to(x.dtype)
 
     return forward
 

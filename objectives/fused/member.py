@@ -19,10 +19,10 @@ from objectives.fused.losses import TrialLoss
 from objectives.fused.program import Program, dropout_shares
 from objectives.fused.state import Row
 from objectives.fused.update import UPDATES, Update, optimizer_options
+from objectives.imports import is_import
 from objectives.losses import balanced_class_weights, resolve_loss
 from objectives.metrics import worst_metrics
 from objectives.optimizers import build_optimizer
-from objectives.registry import is_import
 from objectives.regularisers import REGULARISERS, no_penalty, penalty
 from objectives.schedules import factor_at
 from objectives.training import Scores

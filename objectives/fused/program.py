@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from objectives.base import Choice, Task, TrialConfig
+from objectives.base import Choice, Precision, Task, TrialConfig
 from objectives.fused.layers import Layer, NotStackableError, Pass, stack
 from objectives.fused.layout import restored
 from objectives.fused.rows import RowTable, sent
 from objectives.fused.state import SlotState
 from objectives.models import MODELS, Dropout, InputShape, build
+from objectives.precision import activations, computing
 
 Architecture: TypeAlias = tuple[Any, ...]
 """What trials must have in common to share a program; a key for dictionaries."""
@@ -78,9 +79,12 @@ class Program:
         dtype: torch.dtype = torch.float32,
         *,
         generic: bool = False,
+        precision: Precision = "fp32",
     ) -> None:
         self.state = SlotState(model, slots, device, dtype)
         self.device, self.dtype = device, dtype
+        self._precision = precision
+        self._activations = activations(precision, dtype)
         self._model = model.to(device=device, dtype=dtype)
         self._layers = None if generic else _stacked(model)
         self.features = _dropout_features(self._model, input_shape) if self._layers else ()
@@ -108,12 +112,14 @@ class Program:
             buffers = {name: b.index_select(0, rows.slots) for name, b in self.state.buffers.items()}
         if training:
             weights = {name: weight.requires_grad_() for name, weight in weights.items()}
-        step = Pass(rows, weights, buffers, training, iter(masks))
+        step = Pass(rows, weights, buffers, training, iter(masks), self._activations)
         with torch.set_grad_enabled(training):
             if self._layers:
-                logits_RMK = self._layers(images_MHWRC.flatten(3).permute(0, 3, 1, 2), step)
+                images = images_MHWRC.to(self._activations)
+                logits_RMK = self._layers(images.flatten(3).permute(0, 3, 1, 2), step)
             else:
                 logits_RMK = self._vmapped(images_MHWRC.permute(3, 0, 4, 1, 2).contiguous(), step)
+            logits_RMK = logits_RMK.to(self.dtype)
         return Forward(logits_RMK, weights, step.statistics)
 
     def add_gradients(
@@ -147,7 +153,8 @@ class Program:
     def _vmapped(self, images_RMCHW: Tensor, step: Pass) -> Tensor:
         self._model.train(step.training)
         weights = {name: restored(weight, leading=1) for name, weight in step.weights.items()}
-        return scores_of(self._model, weights, step.buffers, images_RMCHW)
+        with computing(self._precision, self.device):
+            return scores_of(self._model, weights, step.buffers, images_RMCHW)
 
 
 def scores_of(

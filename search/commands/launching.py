@@ -18,6 +18,7 @@ from search.commands.options import (
     DatabaseUrl,
     DeviceOption,
     Experiment,
+    PrecisionOption,
     SpecFile,
     Trainer,
     flag,
@@ -60,6 +61,7 @@ class DriverOptions:
     device: DeviceOption = "auto"
     trainer: Trainer = "fused"
     """How workers train; `fused`: many trials at once, where that is faster; `plain`: one at a time."""
+    precision: PrecisionOption = "auto"
     idle_seconds: PositiveFloat = IDLE_SECONDS
     """A worker without work for so long ends, so that its machine can; it is hired again for new work."""
     checkpoint_seconds: NonNegativeFloat = CHECKPOINT_SECONDS
@@ -72,11 +74,12 @@ class DriverOptions:
     def arguments(self) -> list[str]:
         """The same, for `shoal resume`."""
         workers = [] if self.workers is None else ["--workers", str(self.workers)]
+        precision = [] if self.precision == "auto" else ["--precision", self.precision]
         return [
             "--ray-address", "auto", *workers, "--device", self.device, "--trainer", self.trainer,
             "--idle-seconds", f"{self.idle_seconds:g}", "--hang-seconds", f"{self.hang_seconds:g}",
             "--checkpoint-seconds", f"{self.checkpoint_seconds:g}",
-            "--grace-seconds", f"{self.grace_seconds:g}",
+            "--grace-seconds", f"{self.grace_seconds:g}", *precision,
         ]  # fmt: skip
 
 

@@ -217,9 +217,11 @@ def conduct(
     from search.controller import run_experiment
     from search.crew import CrewError
     from search.observe.running import observed_run
+    from search.precisions import check_precision
 
     check_ray(options.ray_address)
     with opened(options.database) as connection:
+        check_precision(connection, spec.experiment, options.precision)
         try:
             with (
                 RunDisplay(spec, connection) as display,

@@ -24,7 +24,7 @@ from search.saving import checkpoint_folder
 from search.spec import ExperimentSpec
 from search.study import StudyDeleted, quiet_optuna
 from storage import queries
-from storage.errors import DatabaseUnreachable, ExperimentBusy
+from storage.errors import DatabaseUnreachable, DatabaseUnsuitable, ExperimentBusy
 from storage.experiments import Experiments
 from storage.ledgers import ledger_of
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
@@ -140,7 +140,7 @@ class Joined:
             try:
                 if self._serve(storage, record):
                     return True
-            except DatabaseUnreachable:
+            except (DatabaseUnreachable, DatabaseUnsuitable):  # the database is no experiment's matter
                 raise
             except StudyDeleted:
                 self._views.pop(record.id, None)  # made anew at the next look

@@ -7,6 +7,7 @@ has seen: a note comes at least once.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import http.client
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from search.problems import Problem
 from search.schedules.notices import slack_body
@@ -47,8 +48,8 @@ class DeliveryError(Exception):
         """As the receiver wants it; None: it says nothing."""
 
 
-def webhook_problems(webhook: str) -> list[Problem]:
-    """What is wrong with where notes are to go; empty if nothing."""
+def webhook_problems(webhook: str, *, listed: bool = True) -> list[Problem]:
+    """What is wrong with where notes are to go; empty if nothing. `listed`: others see it: no password."""
     if webhook.startswith(FILE_PREFIX):
         if Path(webhook.removeprefix(FILE_PREFIX)).is_absolute():
             return []
@@ -64,7 +65,7 @@ def webhook_problems(webhook: str) -> list[Problem]:
         return [
             Problem("webhook", "holds characters that an address can't", "escape them as %20, for instance")
         ]
-    if url.username is not None or url.password is not None:
+    if listed and (url.username is not None or url.password is not None):
         what = "holds a user or password, which lists would show"
         return [Problem("webhook", what, f"put the whole address into a file: --webhook {FILE_PREFIX}/PATH")]
     if url.scheme == "http" and not is_loopback(url.hostname):
@@ -147,7 +148,7 @@ def send(webhook: str, body: bytes, headers: Mapping[str, str], *, timeout: floa
     )
     path = (url.path or "/") + (f"?{url.query}" if url.query else "")
     try:
-        connection.request("POST", path, body=body, headers=dict(headers))
+        connection.request("POST", path, body=body, headers={**headers, **_login(url)})
         answer = connection.getresponse()
     except ssl.SSLCertVerificationError as error:
         raise DeliveryError(f"{host}: its certificate is not to be trusted: {error.verify_message}") from None
@@ -167,8 +168,17 @@ def send(webhook: str, body: bytes, headers: Mapping[str, str], *, timeout: floa
     )
 
 
+def _login(url: SplitResult) -> dict[str, str]:
+    """The header that a user and password in an address stand for."""
+    if url.username is None:
+        return {}
+    pair = f"{unquote(url.username)}:{unquote(url.password or '')}"
+    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+
 def _resolved(webhook: str) -> SplitResult:
-    if webhook.startswith(FILE_PREFIX):
+    in_file = webhook.startswith(FILE_PREFIX)
+    if in_file:
         path = Path(webhook.removeprefix(FILE_PREFIX))
         try:
             webhook = path.read_text(encoding="utf-8").strip()
@@ -178,7 +188,7 @@ def _resolved(webhook: str) -> SplitResult:
         # Here it may hold a password: nobody lists it.
         if webhook.startswith(FILE_PREFIX):
             raise DeliveryError(f"the webhook's file {path} names another file")
-    problems = webhook_problems(webhook)
+    problems = webhook_problems(webhook, listed=not in_file)
     if problems:
         raise DeliveryError(f"the webhook {problems[0].message}")
     return urlsplit(webhook)
