@@ -57,6 +57,8 @@ for role in owner worker reader; do
 done
 [ -e ray-token ] || make ray-token "$(random)"
 [ -e webhook-secret ] || make webhook-secret "$(random)"
+# Nobody is told anything: write the address of your receiver into it.
+[ -e webhook-url ] || make webhook-url ""
 [ -e grafana-password ] || make grafana-password "$(random)"
 # Nobody may look yet: deploy/README.md, "Who may look", says how a line of this file is made.
 [ -e web-users ] || make web-users "# NAME HASH"

@@ -17,8 +17,9 @@ from storage.ledger_statements import EVENT, SEED_KEY
 
 REASON = "the database was restored from a backup"
 
-# A million for each second since 1970, and its part for a part of one: later than any restore before, wherever the
-# backup is from, if no more than a million tokens are given in a second. Below 2**53 for whoever reads them as floats.
+# A million for each second since 1970, and its part for a part of one: later than any restore before,
+# wherever the backup is from, if no more than a million are given in a second. Below 2**53 for whoever reads
+# them as floats.
 JUMP_TOKENS = """
 SELECT setval('shoal.lease_tokens', greatest(
     last_value + 1048576, CAST(floor(extract(epoch FROM clock_timestamp()) * 1048576) AS bigint)

@@ -112,7 +112,9 @@ def test_backup_and_restore(
     assert (done["released_trials"], done["orphan_checkpoints"]) == (0, [])
     _, said = printed(capsys, "db", "restore", file, "--into", empty_database_url, code=5)
     assert "--force" in said
-    _, said = printed(capsys, "db", "restore", str(tmp_path / "none"), "--into", empty_database_url, code=5)
+    _, said = printed(
+        capsys, "db", "restore", str(tmp_path / "none"), "--into", empty_database_url, code=ExitCode.BAD_INPUT
+    )
     assert "there is no backup" in said
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from search.launch.joining import over, serviceable
+from search.controller import find_or_create
+from search.crew import Assignment
+from search.launch.joining import Joined, over, serviceable
+from search.spec import load_spec
+from storage.database import Database
+from storage.errors import DatabaseUnsuitable
+from storage.experiments import Experiments
 from storage.records import ExperimentRecord, ExperimentState
+from tests.contracts.database_roles import roles_in
+from tests.contracts.shoal_command import tiny
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -47,3 +57,23 @@ def test_the_oldest_first_of_those_that_are_begun_or_to_begin() -> None:
 )
 def test_over_when_all_have_ended(states: list[ExperimentState], ended: bool) -> None:
     assert over([record(number, state) for number, state in enumerate(states)]) is ended
+
+
+def test_a_role_that_may_only_read_is_no_experiments_matter(database_url: str, tmp_path: Path) -> None:
+    """It leaves and says so, instead of waiting for an experiment that it could serve."""
+    urls = roles_in(database_url, tmp_path / "roles")
+    file = tmp_path / "tiny.yaml"
+    file.write_text(tiny("tiny"), encoding="utf-8")
+    with Database(urls.owner) as owner:
+        find_or_create(Experiments(owner), load_spec(file))
+    with Database(urls.reader) as reader, pytest.raises(DatabaseUnsuitable, match="shoal_worker"):
+        Joined(
+            reader,
+            [],
+            Assignment(urls.reader, "", "plain", "cpu"),
+            worker="w",
+            interrupted=threading.Event(),
+            idle_seconds=0.1,
+            abandon=lambda _reason: None,
+            tell=lambda _said: None,
+        ).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import threading
@@ -268,6 +269,21 @@ def test_the_address_may_lie_in_a_file(database: Database, hook: Receiver, tmp_p
     found = deliver_one(outbox)
     assert found is not None
     assert found.error == ""
+
+
+def test_an_address_in_a_file_may_hold_a_login(hook: Receiver, tmp_path: Path) -> None:
+    path = tmp_path / "url"
+    path.write_text(hook.url.replace("http://", "http://me%40work:p%3Aw@"), encoding="utf-8")
+    send(f"file:{path}", b"{}", {})
+    [(headers, _)] = hook.received
+    assert base64.b64decode(headers["Authorization"].removeprefix("Basic ")) == b"me@work:p:w"
+    assert "p%3Aw" not in headers["Host"]
+
+
+def test_a_note_without_a_login_carries_none(hook: Receiver) -> None:
+    send(hook.url, b"{}", {})
+    [(headers, _)] = hook.received
+    assert "Authorization" not in headers
 
 
 @pytest.mark.parametrize("content", ["http://example.org/s3cret", "file:/etc/passwd", "", "\x00"])
