@@ -77,7 +77,7 @@ def test_a_report_reads_a_row_per_trial_not_per_epoch(database: Database, big: E
 
     event.listen(database.engine, "after_cursor_execute", count)
     found = collect(database, "big")
-    assert len(statements) == 6
+    assert len(statements) == 11
     assert max(fetched) == 240
     assert sum(len(trial.curve) for study in found.studies for trial in study.trials) > 2 * 240
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import search.commands.reading
+import search.commands.standing
 from storage.database import Database
 from storage.experiments import Experiments
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
@@ -19,7 +19,7 @@ from tests.contracts.shoal_command import document, printed
 @pytest.fixture
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second look comes at once."""
-    monkeypatch.setattr(search.commands.reading, "SECOND_LOOK", 0.0)
+    monkeypatch.setattr(search.commands.standing, "SECOND_LOOK", 0.0)
 
 
 def set_state(database: Database, state: ExperimentState) -> ExperimentRecord:
@@ -75,9 +75,9 @@ def test_a_controller_that_just_starts_or_ends_is_not_misjudged(
         def begins(_seconds: float) -> None:
             later.enter_context(Experiments(stored).control(record))
 
-        monkeypatch.setattr(search.commands.reading.time, "sleep", begins)
+        monkeypatch.setattr(search.commands.standing.time, "sleep", begins)
         assert printed(capsys, "status", "stored")[0].startswith("stored  running\n")
-    monkeypatch.setattr(search.commands.reading.time, "sleep", lambda _s: set_state(stored, "finished"))
+    monkeypatch.setattr(search.commands.standing.time, "sleep", lambda _s: set_state(stored, "finished"))
     assert printed(capsys, "watch", "stored")[0].startswith("stored  finished\n")
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import optuna
 import pytest
 from sqlalchemy import event, text
-from sqlalchemy.exc import DBAPIError
 
 from storage import queries
 from storage.curves import Curves
 from storage.database import Database, open_database
+from storage.errors import DatabaseUnsuitable
 from storage.experiments import Experiments
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from storage.pages import SORTS, Pages, read_only
@@ -287,7 +287,10 @@ def test_a_page_of_trials_reads_only_what_it_shows(database: Database, pages: Pa
 
 
 def test_its_connections_cannot_write(pages: Pages) -> None:
-    with pytest.raises(DBAPIError, match="read-only transaction"), pages.database.begin() as connection:
+    with (
+        pytest.raises(DatabaseUnsuitable, match="read-only transaction"),
+        pages.database.begin() as connection,
+    ):
         connection.execute(text("INSERT INTO shoal.workers (name, host, process) VALUES ('w', 'h', 1)"))
     assert pages.workers(limit=5) == []
 
