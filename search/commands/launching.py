@@ -263,7 +263,8 @@ def logs(
     lines: Annotated[NonNegativeInt, Parameter(help="Begin with the last so many. 0: all.")] = LINES,
     driver: Annotated[bool, flag("The log of the newest launch's driver, from its cluster.")] = False,
     address: Annotated[
-        str | None, Parameter(help="With --driver: the cluster's address, where it is another one from here.")
+        str | None,
+        Parameter(help=f"With --driver: its cluster, which gets Ray's token. Default: ${ADDRESS_VARIABLE}."),
     ] = None,
     database: DatabaseUrl = None,
 ) -> int:
@@ -322,19 +323,26 @@ class _History:
 
 
 def _driver_log(connection: Database, record: ExperimentRecord, address: str | None, *, follow: bool) -> int:
-    from search.launch.jobs import ClusterError
+    from search.launch.jobs import ClusterError, JobServer
     from storage.launches import Launches
 
     launch = Launches(connection).newest(record.id)
     if launch is None:
         raise not_found(f"{record.name} was never submitted to a cluster", next=f"shoal logs {record.name}")
-    server = job_server(address or launch.address)
+    named = address or os.environ.get(ADDRESS_VARIABLE)
+    # The database's word for an address gets no token: whoever may write there could collect it.
+    server = job_server(named) if named else JobServer(launch.address)
     output.message(launch_line(launch))
-    if follow:
-        code = _follow(connection, server, launch)
-        return ExitCode.FAILED if code is None else code
     try:
-        _write_log(server.log(launch.submission))
+        if not follow:
+            _write_log(server.log(launch.submission))
+            return ExitCode.OK
+        code = _follow(connection, server, launch)
     except ClusterError as error:
-        raise unreachable(str(error), next=error.next) from error
-    return ExitCode.OK
+        remedy = (
+            error.next
+            if named
+            else f"--address {launch.address}, if that is your cluster: it gets your token"
+        )
+        raise unreachable(str(error), next=remedy) from error
+    return ExitCode.FAILED if code is None else code

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search.launch import rules
-from search.launch.jobs import ClusterError, JobServer, token_of
+from search.launch.jobs import ClusterError, JobServer
 from search.launch.rules import Decision, Job, Step
 from storage.errors import ExperimentBusy
 from storage.experiments import Experiments
@@ -54,6 +54,8 @@ def submit(
     """
     from search.controller import find_or_create
 
+    # Before anything is made: what nobody was told to run, workers without Ray would take up.
+    server.version()
     experiments, launches = Experiments(database), Launches(database)
     experiment, existed = find_or_create(experiments, spec)
     with launches.deciding(experiment.id):
@@ -94,8 +96,9 @@ def job_of(launch: LaunchRecord, server: JobServer) -> Job:
     if launch.address == server.address:
         return server.look(launch.submission).state
     try:
-        # Made elsewhere, perhaps on a cluster that is long gone: the database has the last word.
-        return JobServer(launch.address, token=token_of()).look(launch.submission).state
+        # Made elsewhere, perhaps on a cluster that is long gone: the database has the last word. Without our
+        # token: that address is from the database, and a token goes where its owner sends it alone.
+        return JobServer(launch.address).look(launch.submission).state
     except ClusterError:
         return Job.UNREACHABLE
 

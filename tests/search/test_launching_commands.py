@@ -71,6 +71,21 @@ def test_submitted_shown_stopped_and_looked_up(
     assert printed(capsys, "logs", "far", "--worker", "nobody")[0] == ""
 
 
+def test_a_drivers_log_costs_no_token_unless_its_cluster_is_named(
+    file: str, database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    with fake_head(token="secret") as head:
+        printed(capsys, "submit", file, "--address", head.address)
+        head.authorizations.clear()
+        _, err = printed(capsys, "logs", "far", "--driver", code=5)
+        assert f"--address {head.address}" in err
+        assert head.authorizations == [""]
+        printed(capsys, "logs", "far", "--driver", "--address", head.address)
+        assert head.authorizations[-1] == "Bearer secret"
+
+
 def test_the_log_tells_what_became_of_trials(
     file: str, database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:

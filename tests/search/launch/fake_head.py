@@ -18,16 +18,19 @@ class FakeHead:
         self.logs: dict[str, str] = {}
         self.seen: list[tuple[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
+        self.authorizations: list[str] = []
         self.token = token
         self.answer: tuple[int, str] | None = None
-        """What it says to everything instead, if anything."""
+        """What it says to everything instead, if anything; not to what asks for a path of `spared`."""
+        self.spared: set[str] = set()
         self.location = ""
         self.address = ""
         self.lock = threading.Lock()
 
     def reply(self, method: str, path: str, body: bytes, authorization: str) -> tuple[int, str]:
         self.seen.append((method, path))
-        if self.answer is not None:
+        self.authorizations.append(authorization)
+        if self.answer is not None and path not in self.spared:
             return self.answer
         if self.token is not None and not authorization:
             return 401, "Unauthorized: Missing authentication token"

@@ -63,10 +63,28 @@ def test_of_many_at_the_same_instant_one_starts_it(
     assert list(head.jobs) == ["shoal-small-1"]
 
 
+def test_where_nobody_answers_nothing_is_made(database: Database) -> None:
+    with fake_head(token="right") as head, pytest.raises(ClusterError):
+        again(database, JobServer(head.address, token="wrong"))
+    assert Experiments(database).list() == []
+
+
+def test_a_token_goes_to_no_address_of_the_databases(
+    database: Database, head: FakeHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    with fake_head(token="secret") as other:
+        again(database, JobServer(other.address, token="secret"))
+        other.authorizations.clear()
+        again(database, JobServer(head.address, token="secret"))
+        assert other.authorizations
+        assert set(other.authorizations) == {""}
+
+
 def test_one_that_never_arrived_is_sent_again_under_its_name(
     database: Database, head: FakeHead, server: JobServer
 ) -> None:
-    head.answer = (503, "starting")
+    head.answer, head.spared = (503, "starting"), {"/api/version"}
     with pytest.raises(ClusterError):
         again(database, server)
     head.answer = None
