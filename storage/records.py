@@ -239,7 +239,7 @@ class TestReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchRecord:
-    """One submission of an experiment to a cluster; see `storage.models.Launch`."""
+    """One submission of an experiment to a cluster; see `storage.launch_models.Launch`."""
 
     id: int
     experiment_id: int
