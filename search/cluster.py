@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -116,6 +117,7 @@ class RayCrew:
 
         self._ray = ray
         try:
+            _read_environment()
             with _signals_kept():
                 ray.init(log_to_driver=self._worker_logs, logging_level="ERROR", **settings)
         except (Exception, SystemExit) as error:
@@ -208,6 +210,7 @@ class RayCrew:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        _read_environment()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -234,6 +237,14 @@ class _Actor:
         configure()
         with serve_metrics_of_actor():
             return work(self._assignment, self._worker, self._interrupted)
+
+
+def _read_environment() -> None:
+    """Have Ray look at its variables again: it reads them as it is imported, perhaps long before."""
+    # Ray's own way of doing so, for which its types have no names.
+    core = import_module("ray._raylet")
+    core.Config.initialize("")
+    core.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @cache

@@ -45,6 +45,8 @@ def shoal_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(HOME_VARIABLE, str(home))
         patch.delenv(URL_VARIABLE, raising=False)
+        # Several processes of tests have it set, and a pipe would be a terminal of 80 columns.
+        patch.delenv("COLUMNS", raising=False)
         patch.delenv(FILE_VARIABLE, raising=False)
         yield home
         EmbeddedPostgres().stop()

@@ -8,9 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
 from search.cli import COMMANDS
 from search.commands.databases import db
+from search.commands.scheduling import schedule
 from tests.contracts.shoal_command import Shoal, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,15 +27,19 @@ def console_lines() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines]
 
 
+GROUPS = {"db": db, "schedule": schedule}
 MAKE = [words[1:] for words in console_lines() if words[0] == "make"]
 SHOAL = [words[1:] for words in console_lines() if words[0] == "shoal"]
 
 
 def names() -> set[str]:
-    """Every command, and the commands of `db` with its name before them."""
-    of_db = {name for name in db if not name.startswith("-")}
+    """Every command, and the commands of the groups with their group's name before them."""
     plain = {command.__name__ for commands in COMMANDS.values() for command in commands}
-    return plain | {"db"} | {f"db {name}" for name in of_db}
+    return plain | GROUPS.keys() | {f"{group} {name}" for group, app in GROUPS.items() for name in parts(app)}
+
+
+def parts(app: App) -> set[str]:
+    return {name for name in app if not name.startswith("-")}
 
 
 def test_every_command_line_is_of_a_kind_that_is_tested() -> None:
@@ -65,7 +71,7 @@ def test_shoal_lines_run_in_their_order(shoal: Shoal) -> None:
 
 def test_every_command_stands_in_the_table() -> None:
     section = README[README.index("## Commands") : README.index("## The database")]
-    missing = [name for name in names() - {"db"} if not in_table(section, name)]
+    missing = [name for name in names() - GROUPS.keys() if not in_table(section, name)]
     assert missing == []
 
 
@@ -75,12 +81,13 @@ def in_table(section: str, name: str) -> bool:
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `shoal ")]
     if not group:
         return any(re.search(rf"`shoal {name}[ `]", row) for row in rows)
-    row = next(row for row in rows if f"`shoal {group} " in row)
-    return re.search(rf"`(shoal {group} )?{last}`", row) is not None
+    of_group = [row for row in rows if f"`shoal {group} " in row]
+    return any(re.search(rf"`(shoal {group} )?{last}[ `]", row) for row in of_group)
 
 
 def test_every_command_that_is_named_exists() -> None:
-    named = {name.strip() for name in re.findall(r"shoal ((?:db )?[a-z]+)", inside_code(README))}
+    groups = "".join(f"(?:{group} (?={'|'.join(sorted(parts(app)))}))?" for group, app in GROUPS.items())
+    named = {name.strip() for name in re.findall(rf"shoal ({groups}[a-z]+)", inside_code(README))}
     assert {"run", "db up"} <= named
     assert named - names() == set()
 

@@ -19,8 +19,7 @@ from search.broker import Broker
 from search.claims import Patience
 from search.crew import Lookout, leave_at_once, run_at
 from search.desk import Desk
-from search.engines import make_engine
-from search.programs import StoredChoices
+from search.engines import trainer
 from search.pulse import Pulse
 from search.saving import Saver
 from search.spec import ExperimentSpec
@@ -37,7 +36,7 @@ def _work(url: str, name: str, worker: str) -> None:
         experiments = Experiments(database)
         experiment = experiments.get(name)
         spec = ExperimentSpec.from_json(experiment.spec)
-        engine = make_engine(spec, FAKE, "cpu", StoredChoices(database, experiment.id))
+        engine = trainer(FAKE)(spec.task(), "cpu")
         storage = open_optuna_storage(url)
         ledger = Pulse(ledger_of(database, storage), lease_seconds=lease_seconds())
         worker_id = ledger.register(worker)

@@ -135,8 +135,8 @@ def test_in_process_needs_no_ray(database: Database) -> None:
 def test_an_interrupted_run_goes_on_bit_by_bit(database: Database) -> None:
     """SIGINT to the process group, as a terminal sends it; the curves are those of a run in peace."""
     changes: dict[str, Any] = {
-        "fixed": {"epochs": 4, "optimizer": "adam", "batch_size": 64},
-        "data": {"name": "digits", "limit": 300},
+        "fixed": {"epochs": 12, "optimizer": "adam", "batch_size": 16},
+        "data": {"name": "digits"},
         "model": {"name": "cnn", "depth": 1, "width": 4, "dense": 8, "dropout": 0.2},
         "methods": {"random": {}, "tpe": {"n_startup_trials": 2}},
         "pruner": "asha",

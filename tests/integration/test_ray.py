@@ -50,6 +50,10 @@ def test_killed_actor_costs_nothing_but_its_epoch(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also: each point of a grid once, no password in a process list."""
+    # Our cluster's token counts although Ray was here first.
+    import ray
+
+    assert not ray.is_initialized()
     monkeypatch.setenv(SECONDS_VARIABLE, "0.05")
     spec = small_spec(space=GRID_36, methods={"grid": {}}, budget={"trials": 36})
     password = make_url(database.url).password

@@ -152,10 +152,10 @@ def advantage(method: str, space: SearchSpace, function: Function, budget: int, 
 @pytest.mark.parametrize(
     ("method", "space", "function", "budget", "replicates"),
     [
-        ("tpe", BRANIN, branin, 60, 20),
+        ("tpe", BRANIN, branin, 60, 60),
         ("tpe", unit_cube(6), hartmann6, 80, 20),
         ("gp", BRANIN, branin, 25, 10),
-        ("gp", unit_cube(6), hartmann6, 35, 8),
+        ("gp", unit_cube(6), hartmann6, 35, 12),
     ],
     ids=["tpe-branin", "tpe-hartmann6", "gp-branin", "gp-hartmann6"],
 )
