@@ -89,7 +89,8 @@ def test_killed_actor_costs_nothing_but_its_epoch(
         for attempt in Attempts(database).of_trial(row.trial_id)
         if attempt.state == "lost"
     ]
-    assert len(lost) <= 1
+    # The one that it trained, and the one that it had claimed ahead.
+    assert len(lost) <= 2
     assert any("queued again" in message for message in troubles) == bool(lost)
     # A second cluster in the same process, and nothing left to do.
     again = run_experiment(spec, database.url, workers=1, device="cpu", trainer=FAKE)
@@ -106,7 +107,7 @@ def short_tmp() -> Iterator[str]:
 def test_orphaned_then_interrupted_then_finished(database: Database, tmp_path: Path, short_tmp: str) -> None:
     """kill -9 of the controller ends its actors; Ctrl-C in the terminal lets them end their epochs."""
     log = tmp_path / "epochs.log"
-    spec = small_spec(budget={"trials": 10}, methods={"random": {}, "tpe": {}}).to_json()
+    spec = small_spec(budget={"trials": 30}, methods={"random": {}, "tpe": {}}).to_json()
     slow: dict[str, Any] = {LOG_VARIABLE: str(log), SECONDS_VARIABLE: "0.2", "TMPDIR": short_tmp}
 
     run = start_run(database.url, spec, trainer=FAKE, workers=2, **slow)
@@ -125,11 +126,11 @@ def test_orphaned_then_interrupted_then_finished(database: Database, tmp_path: P
     assert (outcome["state"], outcome["ray"]) == ("stopped", True)
     experiment = Experiments(database).get("small")
     assert sum(row.running for row in queries.progress(database, experiment.id)) == 0
-    assert _epochs(database) < 60
+    assert _epochs(database) < 180
 
     assert outcome_of(start_run(database.url, spec, trainer=FAKE, workers=2))["state"] == "finished"
     for row in queries.progress(database, experiment.id):
-        assert (row.waiting, row.running, row.failed, row.complete, row.epochs) == (0, 0, 0, 10, 30)
+        assert (row.waiting, row.running, row.failed, row.complete, row.epochs) == (0, 0, 0, 30, 90)
     # Only what died with the first controller was trained twice: at most what two trials had.
     lines = log.read_text().splitlines()
     assert len(lines) - len(set(lines)) <= 2 * 3
