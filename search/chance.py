@@ -78,14 +78,8 @@ def _between(low: float, high: float, share: float) -> float:
     return low + share * (high - low)
 
 
-class NamedRandomSampler(BaseSampler):
-    """Draws every parameter at random, from a chance of its own: `seed_parts`, trial number, name.
-
-    Keeps nothing, so it is the same sampler in whatever process and order it is asked.
-    """
-
-    def __init__(self, *seed_parts: int | str) -> None:
-        self._seed_parts = seed_parts
+class ParameterwiseSampler(BaseSampler):
+    """A sampler that draws nothing of a trial together: each parameter by itself, in `sample_independent`."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
         """Nothing is drawn together."""
@@ -99,6 +93,16 @@ class NamedRandomSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Nothing is drawn together."""
         return {}
+
+
+class NamedRandomSampler(ParameterwiseSampler):
+    """Draws every parameter at random, from a chance of its own: `seed_parts`, trial number, name.
+
+    Keeps nothing, so it is the same sampler in whatever process and order it is asked.
+    """
+
+    def __init__(self, *seed_parts: int | str) -> None:
+        self._seed_parts = seed_parts
 
     def sample_independent(
         self,

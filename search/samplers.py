@@ -19,7 +19,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler
 
 from objectives.base import derive_seed
-from search.chance import NamedRandomSampler
+from search.chance import NamedRandomSampler, ParameterwiseSampler
 from search.gp import GpThenTpeSampler
 from search.tpe import FastTpeSampler, Observations
 
@@ -109,21 +109,8 @@ class PerTrialSampler(BaseSampler):
         return inner.sample_independent(study, trial, param_name, param_distribution)
 
 
-class FixedPointSampler(BaseSampler):
+class FixedPointSampler(ParameterwiseSampler):
     """For studies whose points are all enqueued: takes them as they are and never invents one."""
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
-        """Nothing is drawn."""
-        return {}
-
-    def sample_relative(
-        self,
-        study: Study,  # noqa: ARG002
-        trial: FrozenTrial,  # noqa: ARG002
-        search_space: dict[str, BaseDistribution],  # noqa: ARG002
-    ) -> dict[str, Any]:
-        """Nothing is drawn."""
-        return {}
 
     def sample_independent(
         self,
