@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Interruption:
 
     def overdue(self, grace_seconds: float) -> bool:
         """Whether SIGTERM came so long ago: who sends it kills soon. Ctrl-C waits for as long as it takes."""
-        return self._since is not None and time.monotonic() - self._since >= grace_seconds
+        return self._since is not None and monotonic() - self._since >= grace_seconds
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -64,7 +64,7 @@ class Interruption:
         self.count += 1
         self.name = signal.Signals(number).name
         if number == signal.SIGTERM and self._since is None:
-            self._since = time.monotonic()
+            self._since = monotonic()
         if self.count > ORDERLY:
             raise KeyboardInterrupt
 

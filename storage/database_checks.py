@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from time import time
 
 from sqlalchemy import text
 
@@ -43,9 +43,9 @@ def optuna(database: Database) -> tuple[bool, str]:
 
 
 def clock(database: Database) -> tuple[bool, str]:
-    before = time.time()
+    before = time()
     moment = database.scalar("SELECT clock_timestamp()")
-    middle = datetime.fromtimestamp((before + time.time()) / 2, UTC)
+    middle = datetime.fromtimestamp((before + time()) / 2, UTC)
     skew = (middle - moment).total_seconds()
     return abs(skew) <= LARGEST_SKEW, f"{skew:+.3f} s against the database's"
 

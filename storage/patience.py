@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import random
-import time
 from collections.abc import Callable, Iterator
+from time import monotonic, sleep
 from typing import TypeVar
 
 from storage.errors import DatabaseBusy, DatabaseUnreachable
@@ -46,9 +46,9 @@ def pauses(seconds: float) -> Iterator[None]:
 
     Exponential with full jitter, so that many who were refused together don't come back together.
     """
-    end, wait = time.monotonic() + seconds, SHORTEST_WAIT
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(random.uniform(0, wait) + SHORTEST_WAIT / 2, left))
+    end, wait = monotonic() + seconds, SHORTEST_WAIT
+    while (left := end - monotonic()) > 0:
+        sleep(min(random.uniform(0, wait) + SHORTEST_WAIT / 2, left))
         wait = min(wait * 2, LONGEST_WAIT)
         tally.waits += 1
         yield

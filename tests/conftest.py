@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg2 import sql
 from sqlalchemy.engine import make_url
 
@@ -17,6 +18,10 @@ from storage.database import URL_VARIABLE, Database
 from storage.embedded import HOME_VARIABLE, EmbeddedPostgres
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from storage.urls import FILE_VARIABLE
+
+# Examples are the same on every machine and in every run, and none fails because a machine is busy.
+settings.register_profile("shoal", derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shoal")
 
 MODULES_OF_TESTS = (
     "users_own",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import sleep
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -92,7 +92,7 @@ def interrupted_among(connection: Database, records: Sequence[ExperimentRecord])
     if found:
         found -= Launches(connection).under_way()
     if found:
-        time.sleep(SECOND_LOOK)
+        sleep(SECOND_LOOK)
         open_still = {record.id for record in experiments.list() if record.state not in ENDED}
         found = (found & open_still) - experiments.controlled(found) - Launches(connection).under_way()
     return found

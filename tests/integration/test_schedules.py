@@ -24,9 +24,9 @@ pytestmark = pytest.mark.slow
 FILE = """
 experiment: nightly
 seed: 1
-objective: {function: search.examples.analytic:branin, direction: minimize, worst: 400}
+objective: {function: mine:slowly, direction: minimize, worst: 400}
 metric: value
-allow_imports: [search.examples.analytic]
+allow_imports: [mine]
 fixed: {epochs: 4}
 space:
   x1: {low: -5.0, high: 10.0}
@@ -39,9 +39,35 @@ comparison: {retrain: {seeds: 0}}
 """
 
 
+OBJECTIVE = """
+import select
+from pathlib import Path
+
+from search.examples.analytic import branin
+
+def slowly(config, *, seed, epochs):
+    for value in branin(config, seed=seed, epochs=epochs):
+        if Path("PACED").exists():
+            select.select([], [], [], 0.1)
+        yield value
+"""
+
+
+@pytest.fixture
+def paced(tmp_path: Path) -> Path:
+    """While this file exists an epoch takes a tenth of a second, so that a run is met in its midst."""
+    path = tmp_path / "paced"
+    path.touch()
+    return path
+
+
 @pytest.fixture
 def shoal(database: Database, tmp_path: Path) -> Shoal:
-    return Shoal(tmp_path, os.environ | {URL_VARIABLE: database.url, "NO_COLOR": "1"})
+    (tmp_path / "mine.py").write_text(OBJECTIVE.replace("PACED", str(tmp_path / "paced")))
+    return Shoal(
+        tmp_path,
+        os.environ | {URL_VARIABLE: database.url, "NO_COLOR": "1", "PYTHONPATH": str(tmp_path)},
+    )
 
 
 def declare(shoal: Shoal, trials: int, *options: str) -> None:
@@ -60,7 +86,9 @@ def runs(fire: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(fire.pid).children(recursive=True)
 
 
-def test_a_firing_that_is_told_to_leave_is_taken_up_again(shoal: Shoal, database: Database) -> None:
+def test_a_firing_that_is_told_to_leave_is_taken_up_again(
+    shoal: Shoal, database: Database, paced: Path
+) -> None:
     declare(shoal, 150)
     fire = shoal.start("schedule", "fire", "nightly")
     until(lambda: finished_trials(database) >= 3, run=fire)
@@ -75,6 +103,7 @@ def test_a_firing_that_is_told_to_leave_is_taken_up_again(shoal: Shoal, database
     assert (left.state, left.reason) == ("queued", "asked to end by SIGTERM")
     before = finished_trials(database)
     assert before < 150
+    paced.unlink()
     done = shoal("schedule", "fire", "nightly")
     assert "nightly generation 2 is skipped: generation 1 had not run to its end" in done.stderr
     firings = schedules.firings(left.schedule_id)
@@ -85,7 +114,9 @@ def test_a_firing_that_is_told_to_leave_is_taken_up_again(shoal: Shoal, database
     assert Path(str(firings[-1].report)).is_file()
 
 
-def test_the_run_of_a_firing_does_not_outlive_a_killed_watcher(shoal: Shoal, database: Database) -> None:
+def test_the_run_of_a_firing_does_not_outlive_a_killed_watcher(
+    shoal: Shoal, database: Database, paced: Path
+) -> None:
     declare(shoal, 100)
     fire = shoal.start("schedule", "fire", "nightly")
     until(lambda: finished_trials(database) >= 3, run=fire)
@@ -94,6 +125,7 @@ def test_the_run_of_a_firing_does_not_outlive_a_killed_watcher(shoal: Shoal, dat
     fire.communicate()
     until(lambda: not any(child.is_running() for child in children), seconds=60)
     assert Experiments(database).get("nightly.g1").state == "stopped", "it was not ended in order"
+    paced.unlink()
     with database.begin() as connection:
         # Its lease ends after a minute; nobody wants to wait for that here.
         connection.execute(text("UPDATE shoal.firings SET lease_until = now() - interval '1 second'"))
@@ -104,7 +136,7 @@ def test_the_run_of_a_firing_does_not_outlive_a_killed_watcher(shoal: Shoal, dat
     assert check_history(database, None) == []
 
 
-def test_a_budget_ends_a_run_in_order(shoal: Shoal, database: Database) -> None:
+def test_a_budget_ends_a_run_in_order(shoal: Shoal, database: Database, paced: Path) -> None:
     declare(shoal, 100_000, "--budget-hours", "5")
     fire = shoal.start("schedule", "fire", "nightly")
     until(lambda: finished_trials(database) >= 3, run=fire)

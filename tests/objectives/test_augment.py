@@ -100,7 +100,7 @@ def test_channels_change_together(name: str) -> None:
     torch.testing.assert_close(changed_BCHW[:, 0], changed_BCHW[:, 2])
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(
     name=st.sampled_from(sorted(AUGMENTATIONS)),
     height=st.integers(1, 9),

@@ -47,7 +47,7 @@ def test_every_loss_says_its_reduction_and_its_reference(name: str) -> None:
     assert "classes" in text.splitlines()[0] or "a sum" in text.splitlines()[0]
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(
     logits=st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=12),
     label=st.integers(0, 11),

@@ -61,7 +61,7 @@ def test_directions_and_worst_values_agree_with_what_is_right_and_wrong(name: st
     assert wrong == pytest.approx(metric.worst)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(
     rows=st.lists(
         st.tuples(

@@ -223,7 +223,7 @@ def test_good_values_have_no_problems_and_make_a_config(values: dict[str, bool |
     assert isinstance(TrialConfig.from_values(values), TrialConfig)
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, max_examples=300)
 @given(
     st.dictionaries(
         st.one_of(

@@ -23,7 +23,7 @@ def factors(name: str, steps_per_epoch: int, epochs: int, **options: Scalar) -> 
     return [factor_at(choice, step, steps_per_epoch, epochs) for step in range(steps_per_epoch * epochs)]
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(
     name=st.sampled_from(sorted(SCHEDULES)),
     steps_per_epoch=st.integers(1, 50),

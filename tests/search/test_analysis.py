@@ -41,7 +41,7 @@ def shuffled(found: Comparison, seed: int) -> Comparison:
     )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 1000))
 def test_the_order_of_trials_changes_nothing(seed: int) -> None:
     found = lifelike(replicates=3, trials=8, seed=seed)

@@ -230,7 +230,7 @@ def written_spaces(draw: st.DrawFn) -> dict[str, object]:
     return written
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(
     written_spaces(),
     st.integers(1, 120),

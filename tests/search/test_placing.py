@@ -59,7 +59,7 @@ class TestStarts:
         # 3 × 3 epochs are promised; the third trial begins with 6 of 7 promised.
         assert placing.starts(NOTHING, Limits(10, 7, None), 99, 3) == Starts(0, 3)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(
         st.builds(
             Load,

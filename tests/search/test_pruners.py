@@ -95,7 +95,7 @@ def test_lock_step_cohort_is_halved_at_each_rung() -> None:
     assert epochs[26] == 9
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(values=st.lists(VALUES, min_size=9, max_size=9), order=st.permutations(range(9)))
 def test_lock_step_cohort_in_any_order(values: list[float], order: list[int]) -> None:
     curves = [[value] * 4 for value in values]

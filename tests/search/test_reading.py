@@ -75,9 +75,9 @@ def test_a_controller_that_just_starts_or_ends_is_not_misjudged(
         def begins(_seconds: float) -> None:
             later.enter_context(Experiments(stored).control(record))
 
-        monkeypatch.setattr(search.commands.standing.time, "sleep", begins)
+        monkeypatch.setattr(search.commands.standing, "sleep", begins)
         assert printed(capsys, "status", "stored")[0].startswith("stored  running\n")
-    monkeypatch.setattr(search.commands.standing.time, "sleep", lambda _s: set_state(stored, "finished"))
+    monkeypatch.setattr(search.commands.standing, "sleep", lambda _s: set_state(stored, "finished"))
     assert printed(capsys, "watch", "stored")[0].startswith("stored  finished\n")
 
 

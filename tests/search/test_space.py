@@ -323,7 +323,7 @@ def samples(searched: SearchSpace, seed: int, count: int) -> list[dict[str, obje
     return [dict(searched.suggest(study.ask())) for _ in range(count)]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(written_spaces(), st.integers(0, 1000))
 def test_suggested_values_are_always_possible_and_the_order_of_keys_changes_nothing(
     written: dict[str, object], seed: int
@@ -336,7 +336,7 @@ def test_suggested_values_are_always_possible_and_the_order_of_keys_changes_noth
     assert samples(space(**shuffled(written, seed)), seed, 5) == drawn
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(written_spaces(), st.integers(0, 1000))
 def test_grid_points_are_possible_and_distinct_and_counted(written: dict[str, object], seed: int) -> None:
     searched = space(**written)
@@ -348,7 +348,7 @@ def test_grid_points_are_possible_and_distinct_and_counted(written: dict[str, ob
     assert space(**shuffled(written, seed)).grid_points() == points
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(written_spaces())
 def test_spaces_survive_storage(written: dict[str, object]) -> None:
     searched = space(**written)

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search.compare.statistics.expected_best import coverage, expected_best, trials_for_coverage
@@ -29,7 +29,6 @@ def test_the_plug_in_form_is_the_mean_over_all_draws_with_replacement(n: int) ->
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=40), st.booleans())
-@settings(deadline=None)
 def test_it_starts_at_the_mean_and_never_falls(values: list[float], unbiased: bool) -> None:
     found = expected_best(values, "maximize", unbiased=unbiased)
     assert found[0] == pytest.approx(np.mean(values), abs=1e-9)

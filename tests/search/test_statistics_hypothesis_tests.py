@@ -32,7 +32,7 @@ def test_without_ties_it_is_scipys_exact_test(n: int) -> None:
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=9))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_with_ties_and_zeros_it_is_every_permutation(d: list[int]) -> None:
     """Counted here the slow way: all 2ⁿ signs of the ranks of |d|, zeros ranked and left out."""
     found = signed_rank(d, np.zeros(len(d)))
@@ -76,7 +76,7 @@ def test_mann_whitney_with_ties_is_the_normal_approximation() -> None:
 
 
 @given(st.permutations(range(15)))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_the_order_of_replicates_and_of_arms_changes_no_p(order: list[int]) -> None:
     a, b = np.arange(15) % 4 / 10, np.arange(15) % 7 / 10
     assert signed_rank(a[order], b[order]) == signed_rank(a, b)

@@ -140,7 +140,7 @@ def test_superiority_counts_wins_and_half_of_ties() -> None:
 
 
 @given(small, small)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_two_sides_add_up_to_one(a: list[float], b: list[float]) -> None:
     one, other = superiority(a, b, paired=False, resamples=99), superiority(b, a, paired=False, resamples=99)
     assert one.estimate + other.estimate == pytest.approx(1)
@@ -154,7 +154,7 @@ def test_the_two_sides_add_up_to_one(a: list[float], b: list[float]) -> None:
 
 
 @given(st.permutations(range(30)))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_the_order_of_replicates_changes_nothing(order: list[int]) -> None:
     for interval in (
         lambda a, b: mean_difference(a, b, resamples=199),

@@ -113,7 +113,7 @@ class Pools:
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning")  # Optuna's, of curves without a number
-@settings(max_examples=300, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=300, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(rule=RULES, direction=st.sampled_from(["maximize", "minimize"]), seed=st.integers(0, 2**32))
 def test_says_what_optuna_says(rule: PrunerSettings, direction: Direction, seed: int) -> None:
     """Pools of random trials, one epoch after the other; some fail, those at their end complete unasked."""
@@ -148,7 +148,7 @@ def test_says_what_optuna_says(rule: PrunerSettings, direction: Direction, seed:
                     pools.end(number, TrialState.FAIL)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(values=st.lists(NUMBERS, min_size=1, max_size=60), percentile=st.floats(0.1, 99.9))
 def test_percentile_is_numpys(values: list[float], percentile: float) -> None:
     with warnings.catch_warnings():

@@ -104,7 +104,7 @@ def test_only_sigterm_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     import signal
 
     now = [100.0]
-    monkeypatch.setattr("search.supervision.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("search.supervision.monotonic", lambda: now[0])
     interruption = Interruption()
     with interruption.listening():
         goes_on = interruption.undisturbed()

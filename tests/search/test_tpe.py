@@ -155,7 +155,7 @@ class Twin:
             assert self.suggested(FastTpeSampler(**options)) == stock
 
 
-@settings(max_examples=150, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=150, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     seed=st.integers(0, 2**32 - 1),
     multivariate=st.booleans(),
@@ -228,7 +228,7 @@ def test_threads_may_share_observations() -> None:
     assert together == [ask(seed) for seed in range(40)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     dimensions=st.integers(1, 10),

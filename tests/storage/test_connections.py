@@ -165,7 +165,7 @@ class TestPatience:
                     wire.server = server
                 real(0)
 
-            monkeypatch.setattr(patience.time, "sleep", sleep)
+            monkeypatch.setattr(patience, "sleep", sleep)
             assert database.scalar("SELECT 1") == 1
         assert len(waits) >= 3
 
@@ -179,7 +179,7 @@ class TestPatience:
                 database.scalar("SELECT 1")
 
     def test_work_is_tried_again_and_told_what_may_have_been_done(self, database, monkeypatch):
-        monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(patience, "sleep", lambda seconds: None)
         seen: list[bool] = []
         errors = [DatabaseBusy("busy"), DatabaseUnreachable("gone", retryable=True), DatabaseBusy("busy")]
 

@@ -159,7 +159,6 @@ def test_histories(database_url):
         settings=settings(
             max_examples=int(os.environ.get("SHOAL_TEST_HISTORIES", "15")),
             stateful_step_count=25,
-            deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),

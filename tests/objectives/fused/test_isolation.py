@@ -234,7 +234,7 @@ def configs(draw: st.DrawFn, norm: bool) -> TrialConfig:
     )
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(mixes(), st.integers(1, 4), st.integers(2, 9))
 def test_any_mix_gives_each_trial_the_curve_it_has_alone(
     starts: list[TrialStart], slots: int, rows: int
@@ -243,7 +243,7 @@ def test_any_mix_gives_each_trial_the_curve_it_has_alone(
     assert found == {start.trial_id: alone(start) for start in starts}
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(mixes(), st.integers(2, 9))
 def test_any_mix_trains_like_the_plain_trainer(starts: list[TrialStart], capacity: int) -> None:
     smooth = [

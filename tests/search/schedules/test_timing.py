@@ -112,7 +112,7 @@ EXPRESSIONS = (
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "Asia/Kathmandu")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(
     cron=st.sampled_from(EXPRESSIONS),
     zone=st.sampled_from(ZONES),
