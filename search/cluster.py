@@ -1,7 +1,7 @@
 """Workers as Ray actors: the only file that imports Ray.
 
 Ray places processes on devices and notices when they die; it is told nothing of trials and holds
-no results. Only its core is used: an actor per device that runs `search.crew.work`. Actors aren't
+no results. Only its core is used: an actor per device that runs `search.control.crew.work`. Actors aren't
 restarted by Ray (`max_restarts=0`): the controller hires anew, because it has to put the dead
 worker's trials back in the queue first and to give up when that leads nowhere.
 """
@@ -24,11 +24,11 @@ from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
-from search.crew import Assignment, CrewError, Departure, leave_when_told, work
+from search.control.crew import Assignment, CrewError, Departure, leave_when_told, work
+from search.control.supervision import GRACE_SECONDS
 from search.logs import configure
 from search.observe.live import serve_metrics_of_actor
-from search.supervision import GRACE_SECONDS
-from search.worker import Ending
+from search.work.worker import Ending
 
 OBJECT_STORE_BYTES = 80 * 2**20
 """Close to the least that Ray takes: nothing but a worker's ending ever passes through it."""

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.problems import Problem, SpecError
+from search.experiment.problems import Problem, SpecError
 from storage.errors import (
     DatabaseUnreachable,
     DatabaseUnsuitable,

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 from objectives.base import FULL_BATCH, ObjectiveError, Scalar, Task, TrialConfig
-from search.dimensions import Choices, Dimension
+from search.experiment.dimensions import Choices, Dimension
+from search.experiment.settings import GpSettings, MethodSettings, NoPruner, TpeSettings
+from search.experiment.spec import ExperimentSpec
 from search.plan_comparison import (
     ComparisonPlan,
     comparison_notes,
@@ -20,8 +22,6 @@ from search.plan_comparison import (
     retraining_epochs,
     winner_notes,
 )
-from search.settings import GpSettings, MethodSettings, NoPruner, TpeSettings
-from search.spec import ExperimentSpec
 
 Measure: TypeAlias = Callable[[Task, TrialConfig], "Rates"]
 """How fast trials of a config train on one worker of this machine."""

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 from search.evidence import few_replicates, few_trials
-from search.spec import ExperimentSpec
+from search.experiment.spec import ExperimentSpec
 
 SEEDS_FOR_A_WINNER = 10
 """Fresh seeds after which a winner's mean is worth comparing."""
@@ -116,7 +116,7 @@ def _slips(spec: ExperimentSpec) -> list[str]:
             return []
         said = f"{declared.smallest_difference:g}, the default for accuracy"
         return [f"comparison.smallest_difference is {said}: say what matters for {spec.metric}"]
-    from search.check_methods import metric_width
+    from search.experiment.check_methods import metric_width
 
     width = metric_width(spec.metric)
     if width is None or declared.smallest_difference <= LARGE_SHARE * width:

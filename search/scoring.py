@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from objectives.base import derive_seed
-from search.precisions import held_precision
-from search.programs import StoredChoices
-from search.spec import ExperimentSpec
+from search.experiment.spec import ExperimentSpec
+from search.trials.precisions import held_precision
+from search.work.programs import StoredChoices
 from storage.test_readings import TestReadings
 
 if TYPE_CHECKING:

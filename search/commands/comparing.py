@@ -14,8 +14,8 @@ from rich.text import Text
 from search import output
 from search.commands.options import AsJson, DatabaseUrl, flag, opened
 from search.commands.reporting import REPORTS, terminal_table
+from search.experiment.problems import Problem
 from search.failures import CommandError, ExitCode, Failure, bad_input
-from search.problems import Problem
 
 if TYPE_CHECKING:
     from search.compare.analysis import Analysis

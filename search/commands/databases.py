@@ -239,7 +239,7 @@ def restore(
     Trials that ran when the backup was made wait again, and nothing that a worker of the old database still
     writes is accepted. `shoal resume NAME` goes on with an experiment.
     """
-    from search.orphans import orphans
+    from search.trials.orphans import orphans
     from storage.backups import restore as fill
     from storage.database import Database, resolve_url
 

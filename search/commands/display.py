@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Self
 
 from rich.text import Text
 
-from search.events import Event, Preparing, Progress, Started, Stopping, Trouble
+from search.control.events import Event, Preparing, Progress, Started, Stopping, Trouble
 from search.output import clean, stderr
 from search.progress import ProgressView, by_method, retrained_winners
 from storage import queries
 
 if TYPE_CHECKING:
-    from search.spec import ExperimentSpec
+    from search.experiment.spec import ExperimentSpec
     from storage.database import Database
 
 

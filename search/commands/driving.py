@@ -10,7 +10,7 @@ from search.failures import ExitCode, bad_input, failure_of, not_found
 from storage.errors import ExperimentNotFound
 
 if TYPE_CHECKING:
-    from search.events import Outcome
+    from search.control.events import Outcome
 
 PATIENCE_SECONDS = 120.0
 """For a controller whose machine is gone: the database needs up to 90 s to see that its lock is free."""
@@ -22,7 +22,7 @@ def drive(experiment: str, generation: int, options: RunOptions) -> int:
 
     The exit code is noted as well: a driver's own may be lost with its cluster.
     """
-    from search.spec import ExperimentSpec
+    from search.experiment.spec import ExperimentSpec
     from storage.database import open_database
     from storage.experiments import Experiments
     from storage.launches import Launches

@@ -35,7 +35,7 @@ def init(
     force: Annotated[bool, flag("Write over a file that is there.")] = False,
 ) -> None:
     """Write a commented experiment file to start from."""
-    from search.template import template
+    from search.experiment.template import template
 
     text = template()
     if to_stdout:
@@ -65,8 +65,8 @@ def plan(
     """Show what a file would do, without doing it: studies, grid points, trials, epochs, expected time."""
     with ending_at_once():
         from search.cluster import usable_cores
+        from search.experiment.spec import load_spec
         from search.plan import make_plan, measured_speed
-        from search.spec import load_spec
 
         spec = load_spec(file)
         count = workers or usable_cores()
@@ -190,6 +190,6 @@ def _time(plan: Plan) -> str:
 
 def schema() -> None:
     """Print the JSON Schema of experiment files, for editors."""
-    from search.spec import schema as file_schema
+    from search.experiment.spec import schema as file_schema
 
     output.text(json.dumps(file_schema(), indent=2, ensure_ascii=False) + "\n")

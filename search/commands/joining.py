@@ -22,10 +22,10 @@ from search.commands.options import (
     Trainer,
     opened,
 )
+from search.control.supervision import GRACE_SECONDS
 from search.failures import ExitCode
-from search.placing import HANG_SECONDS
-from search.saving import CHECKPOINT_SECONDS
-from search.supervision import GRACE_SECONDS
+from search.trials.placing import HANG_SECONDS
+from search.work.saving import CHECKPOINT_SECONDS
 
 LOOK_SECONDS = 0.2
 """Until it is seen that a process has ended."""
@@ -63,7 +63,13 @@ def worker(
     SIGTERM or Ctrl-C: the epoch ends, within the grace time, everything is stored, and all trials are given
     back at once; the exit code is 143, or 130.
     """
-    from search.crew import EXIT_ABANDONED, EXIT_TERMINATED, Assignment, leave_at_once, leave_when_told
+    from search.control.crew import (
+        EXIT_ABANDONED,
+        EXIT_TERMINATED,
+        Assignment,
+        leave_at_once,
+        leave_when_told,
+    )
     from search.launch.joining import Joined
     from search.observe.live import serve_metrics
     from storage.database import open_database

@@ -26,16 +26,16 @@ from search.commands.options import (
 )
 from search.commands.signals import ending_at_once
 from search.commands.standing import look
+from search.control.supervision import GRACE_SECONDS, IDLE_SECONDS
 from search.failures import CommandError, ExitCode, Failure, bad_input, not_found, unreachable
 from search.launch.narrate import QUIET, event_line, launch_events, launch_line, moment
-from search.placing import HANG_SECONDS
-from search.saving import CHECKPOINT_SECONDS
-from search.supervision import GRACE_SECONDS, IDLE_SECONDS
+from search.trials.placing import HANG_SECONDS
+from search.work.saving import CHECKPOINT_SECONDS
 
 if TYPE_CHECKING:
+    from search.experiment.spec import ExperimentSpec
     from search.launch.jobs import JobServer
     from search.launch.submit import Submission
-    from search.spec import ExperimentSpec
     from storage.database import Database
     from storage.records import ExperimentRecord, LaunchRecord
 
@@ -120,7 +120,7 @@ def submit(
     RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token.
     """
     with ending_at_once():
-        from search.spec import load_spec
+        from search.experiment.spec import load_spec
 
         spec = load_spec(file)
     driver, there = driver or DriverOptions(), there or ThereOptions()

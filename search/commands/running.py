@@ -28,18 +28,18 @@ from search.commands.options import (
 )
 from search.commands.reporting import comparison_parts, note_in_dashboard, report_folder
 from search.commands.signals import ending_at_once
+from search.control.supervision import GRACE_SECONDS, IDLE_SECONDS
 from search.failures import ExitCode, bad_input, unreachable
 from search.formats import format_seconds
-from search.placing import HANG_SECONDS
-from search.saving import CHECKPOINT_SECONDS
-from search.supervision import GRACE_SECONDS, IDLE_SECONDS
+from search.trials.placing import HANG_SECONDS
+from search.work.saving import CHECKPOINT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from search.compare.analysis import Analysis
-    from search.events import Outcome
-    from search.spec import ExperimentSpec
+    from search.control.events import Outcome
+    from search.experiment.spec import ExperimentSpec
 
 
 RAY_PATIENCE = 10.0
@@ -84,7 +84,7 @@ def run(file: SpecFile, /, *, options: RunOptions | None = None) -> int:
     The first Ctrl-C ends the running epochs and stores everything; the same command goes on later.
     """
     with ending_at_once():
-        from search.spec import load_spec
+        from search.experiment.spec import load_spec
 
         spec = load_spec(file)
     return conduct(spec, options or RunOptions(), f"shoal run {file}")
@@ -98,7 +98,7 @@ def resume(
     options: RunOptions | None = None,
 ) -> int:
     """Go on with an experiment as the database knows it, without its file."""
-    from search.spec import ExperimentSpec
+    from search.experiment.spec import ExperimentSpec
     from storage.experiments import Experiments
 
     options = options or RunOptions()
@@ -214,10 +214,10 @@ def conduct(
     from search.compare.contents import contents_of
     from search.compare.document import document
     from search.compare.render import write_report
-    from search.controller import run_experiment
-    from search.crew import CrewError
+    from search.control.controller import run_experiment
+    from search.control.crew import CrewError
     from search.observe.running import observed_run
-    from search.precisions import check_precision
+    from search.trials.precisions import check_precision
 
     check_ray(options.ray_address)
     with opened(options.database) as connection:

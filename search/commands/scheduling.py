@@ -25,11 +25,11 @@ from search.commands.schedule_display import (
     timetable,
 )
 from search.commands.signals import ending_at_once
+from search.experiment.problems import Problem, shown
 from search.failures import bad_input
-from search.problems import Problem, shown
 
 if TYPE_CHECKING:
-    from search.spec import ExperimentSpec
+    from search.experiment.spec import ExperimentSpec
     from storage.database import Database
     from storage.schedule_records import ScheduleRecord, ScheduleSettings
 
@@ -154,7 +154,7 @@ def declare(
 def _read(file: SpecFile) -> tuple[ExperimentSpec | None, list[Problem]]:
     """The file, or what is wrong with it."""
     with ending_at_once():
-        from search.spec import SpecError, load_spec
+        from search.experiment.spec import SpecError, load_spec
 
         try:
             return load_spec(file), []
@@ -190,8 +190,8 @@ def _problems(when: When, bounds: Bounds, notes: Notes, how: How) -> list[Proble
 
 
 def _name_problems(name: str, each: str) -> list[Problem]:
+    from search.experiment.spec import NAME, NAME_RULE
     from search.schedules.naming import LONGEST_NAME
-    from search.spec import NAME, NAME_RULE
 
     if not NAME.fullmatch(name):
         return [Problem("name", f"{shown(name)} is no name", NAME_RULE)]

@@ -71,7 +71,7 @@ def doctor(
 
     folders: list[Path] = []
     if file is not None:
-        from search.spec import load_spec
+        from search.experiment.spec import load_spec
 
         data = load_spec(file).data
         folders = [Path(data.root)] if data is not None and data.root else []

@@ -12,7 +12,7 @@ from search.compare.primary import Primary, in_words
 from search.compare.statistics import wording
 from search.compare.statistics.verdict import PairResult, Rules
 from search.evidence import few_replicates, few_trials
-from search.settings import METHODS
+from search.experiment.settings import METHODS
 
 MOST_IN_FLIGHT = 4
 """With more trials of a study at once an adaptive method loses much of its advantage: P(TPE better

@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 from search.compare.base import Comparison, Retrainings
 from search.compare.budgets import Axis
 from search.compare.headline import StudyResult
-from search.settings import RetrainSettings
+from search.experiment.settings import RetrainSettings
 
 OutcomeKind: TypeAlias = Literal["retrained", "searched"]
 

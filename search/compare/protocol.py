@@ -15,8 +15,8 @@ from search.compare.budgets import Axis
 from search.compare.execution import execution_entries, most_in_flight
 from search.compare.pairs import declared_pairs
 from search.evidence import REPLICATES_FOR_A_CLAIM, TRIALS_FOR_A_COMPARISON
+from search.experiment.settings import ComparisonSettings
 from search.formats import NOTHING, format_time, format_value
-from search.settings import ComparisonSettings
 
 LEVELS_SHOWN = 8
 """Most levels of a grid's axis that are written out."""

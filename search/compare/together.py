@@ -25,7 +25,7 @@ from search.compare.result_tables import verdict_text
 from search.compare.statistics.hypothesis_tests import holm
 from search.compare.statistics.power import ALPHA
 from search.compare.tables import Cell, Table
-from search.settings import METHODS
+from search.experiment.settings import METHODS
 
 Found: TypeAlias = Sequence[tuple[Comparison, Analysis]]
 

@@ -17,12 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from search.crew import Assignment, work
-from search.making import make_studies
-from search.openings import Openings
-from search.saving import checkpoint_folder
-from search.spec import ExperimentSpec
-from search.study import StudyDeleted, quiet_optuna
+from search.control.crew import Assignment, work
+from search.experiment.spec import ExperimentSpec
+from search.trials.making import make_studies
+from search.trials.openings import Openings
+from search.trials.study import StudyDeleted, quiet_optuna
+from search.work.saving import checkpoint_folder
 from storage import queries
 from storage.errors import DatabaseUnreachable, DatabaseUnsuitable, ExperimentBusy
 from storage.experiments import Experiments

@@ -19,7 +19,7 @@ from storage.experiments import Experiments
 from storage.launches import Launches
 
 if TYPE_CHECKING:
-    from search.spec import ExperimentSpec
+    from search.experiment.spec import ExperimentSpec
     from storage.database import Database
     from storage.records import ExperimentRecord, LaunchRecord
 
@@ -52,7 +52,7 @@ def submit(
     look at the cluster's jobs. Raises `ExperimentExists` as `shoal run` does, `ExperimentBusy` if a process
     that is no launch runs it, `ClusterError`; after the latter, submitting again is always right.
     """
-    from search.controller import find_or_create
+    from search.control.controller import find_or_create
 
     # Before anything is made: what nobody was told to run, workers without Ray would take up.
     server.version()

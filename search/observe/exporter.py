@@ -17,8 +17,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from search.experiment.spec import default_epochs
 from search.observe.metrics import METRICS
-from search.spec import default_epochs
 from storage.errors import StorageError
 from storage.metric_values import PruningNumbers
 from storage.metrics import Numbers

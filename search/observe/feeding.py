@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from search.observe.live import Instruments, instruments
 from search.observe.sinks import Origin, Sink, Target, open_sink
-from search.study import SEED_KEY
+from search.trials.study import SEED_KEY
 from storage.database import Database
 from storage.errors import StorageError
 from storage.experiments import Experiments
@@ -187,6 +187,6 @@ def _feeder(targets: Sequence[Target], database: Database, name: str) -> Feeder:
 
 
 def origin_of(record: ExperimentRecord) -> Origin:
-    """An experiment as sinks know it. The name alone would not do: see `search.saving.checkpoint_folder`."""
+    """An experiment as sinks know it, told from one of the same name in another database."""
     birth = hashlib.sha256(f"{record.id} {record.created_at.isoformat()}".encode()).hexdigest()[:12]
     return Origin(experiment=record.name, birth=birth, metric=str(record.spec.get("metric", "value")))

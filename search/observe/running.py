@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from search import logs, output
-from search.events import Event, Listener, Preparing, Progress, Started, Stopping, Trouble
+from search.control.events import Event, Listener, Preparing, Progress, Started, Stopping, Trouble
 from search.observe.feeding import feeding
 from search.observe.live import Instruments, instruments, serve_metrics
 from search.observe.sinks import targets

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from search import logs
 from search.observe.exporter import Told
 from search.observe.live import Instruments, instruments
-from search.saving import Saver
+from search.work.saving import Saver
 from storage.errors import StorageError
 from storage.patience import tally
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from objectives.base import Engine
-    from search.claims import Claim
+    from search.trials.claims import Claim
     from storage.ledger import Draw, Ending, EpochWrite, Expired, Lease, Ledger, Retried, Written
 
 logger = logging.getLogger(__name__)

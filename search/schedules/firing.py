@@ -12,12 +12,12 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
+from search.control.supervision import progress_mark
 from search.failures import ExitCode
 from search.schedules.deciding import Progress, why_stop
 from search.schedules.naming import experiment_of, file_of
 from search.schedules.notices import Results, notice_body, results_of
 from search.schedules.processes import Child, Launcher
-from search.supervision import progress_mark
 from storage import queries
 from storage.errors import ExperimentNotFound
 from storage.experiments import Experiments

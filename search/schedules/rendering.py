@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 from markupsafe import Markup
 
-from search.problems import Problem, shown
+from search.experiment.problems import Problem, shown
 from search.schedules.calendar import clock_changes, on_calendar, plain_cron
 from search.schedules.templating import environment
 from search.schedules.timing import Timetable

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
 
-from search.problems import Problem, nearest, shown
+from search.experiment.problems import Problem, nearest, shown
 
 FIELDS = ("minute", "hour", "day of month", "month", "day of week")
 EXAMPLE = '"0 2 * * *" (at two every night)'

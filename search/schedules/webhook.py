@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from search.problems import Problem
+from search.experiment.problems import Problem
 from search.schedules.notices import slack_body
 from storage.outbox import Outbox
 from storage.schedule_records import NoticeRecord

@@ -37,10 +37,10 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 from scipy.stats import bootstrap, mannwhitneyu
 
-from search.pruners import build_pool_pruner, build_pruner
-from search.rungs import RungTable
-from search.samplers import build_sampler
-from search.settings import METHODS, PRUNER_SETTINGS
+from search.experiment.settings import METHODS, PRUNER_SETTINGS
+from search.pruning.pruners import build_pool_pruner, build_pruner
+from search.pruning.rungs import RungTable
+from search.sampling.samplers import build_sampler
 
 SPACE: dict[str, BaseDistribution] = {
     "rate": FloatDistribution(1e-4, 1.0, log=True),

@@ -8,7 +8,7 @@ from typing import Any
 
 from objectives.base import Choice, EpochReport, TrialConfig, TrialStart
 from objectives.checkpoint_files import TrialFolder
-from search.claims import Claim
+from search.trials.claims import Claim
 from storage.ledger import Lease
 
 

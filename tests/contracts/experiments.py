@@ -10,10 +10,10 @@ from typing import Any
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from search.broker import Broker
-from search.controller import find_or_create
-from search.making import make_studies
-from search.spec import ExperimentSpec
+from search.control.controller import find_or_create
+from search.experiment.spec import ExperimentSpec
+from search.trials.broker import Broker
+from search.trials.making import make_studies
 from storage.database import Database
 from storage.experiments import Experiments
 from storage.ledger import Ledger

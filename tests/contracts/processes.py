@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from search.crew import Assignment, work
+from search.control.crew import Assignment, work
 from storage.database import URL_VARIABLE
 
 ROOT = Path(__file__).parents[2]
@@ -74,8 +74,8 @@ def until(
 
 
 def _main() -> None:
-    from search.controller import run_experiment
-    from search.spec import ExperimentSpec
+    from search.control.controller import run_experiment
+    from search.experiment.spec import ExperimentSpec
 
     arguments = json.loads(sys.argv[1])
     outcome = run_experiment(

@@ -2,9 +2,9 @@
 
     python -m tests.faults.crowd '{"experiment": "small", "workers": 24}'
 
-Each has connections of its own, opened after the fork. They do what `search.crew.work` does, on an engine
-that needs no torch. Exits with the number of those that ended with an error, which they write to
-stderr. The URL of the database is in the environment.
+Each has connections of its own, opened after the fork. They do what `search.control.crew.work`
+does, on an engine that needs no torch. Exits with the number of those that ended with an error,
+which they write to stderr. The URL of the database is in the environment.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import sys
 import threading
 import traceback
 
-from search.broker import Broker
-from search.claims import Patience
-from search.crew import Lookout, leave_at_once, run_at
-from search.desk import Desk
-from search.engines import trainer
-from search.pulse import Pulse
-from search.saving import Saver
-from search.spec import ExperimentSpec
+from search.control.crew import Lookout, leave_at_once, run_at
+from search.experiment.spec import ExperimentSpec
+from search.trials.broker import Broker
+from search.trials.claims import Patience
+from search.work.desk import Desk
+from search.work.engines import trainer
+from search.work.pulse import Pulse
+from search.work.saving import Saver
 from storage.database import URL_VARIABLE, Database
 from storage.experiments import Experiments
 from storage.ledger import lease_seconds

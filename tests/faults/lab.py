@@ -16,9 +16,9 @@ from typing import Any
 
 from sqlalchemy import text
 
-from search.controller import Controller
-from search.events import Outcome
-from search.spec import ExperimentSpec
+from search.control.controller import Controller
+from search.control.events import Outcome
+from search.experiment.spec import ExperimentSpec
 from storage import queries
 from storage.attempts import Attempts
 from storage.checker import check_history

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from search.broker import checkpoint_folder
+from search.trials.broker import checkpoint_folder
 from storage.database import Database
 from storage.embedded import HOME_VARIABLE, EmbeddedPostgres
 from tests.conftest import database_named, drop, on_server

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.crew import Assignment, Departure, work
+from search.control.crew import Assignment, Departure, work
 from storage.database import URL_VARIABLE
 
 ROOT = Path(__file__).parents[2]

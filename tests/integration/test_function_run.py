@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from search.compare.collect import collect
-from search.controller import run_experiment
+from search.control.controller import run_experiment
 from search.examples.analytic import branin_value
-from search.spec import ExperimentSpec, load_spec, read_spec
+from search.experiment.spec import ExperimentSpec, load_spec, read_spec
 from storage.database import Database
 from storage.experiments import Experiments
 from storage.queries import trials

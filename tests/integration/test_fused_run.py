@@ -7,8 +7,8 @@ import statistics
 import pytest
 
 from objectives.fused.choose import LEAST_GAIN
-from search.controller import run_experiment
-from search.spec import ExperimentSpec
+from search.control.controller import run_experiment
+from search.experiment.spec import ExperimentSpec
 from storage.curves import Curves
 from storage.database import Database
 from storage.experiments import Experiments

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from search.controller import find_or_create
-from search.crew import EXIT_TERMINATED, Assignment
+from search.control.controller import find_or_create
+from search.control.crew import EXIT_TERMINATED, Assignment
+from search.experiment.spec import ExperimentSpec
 from search.launch.joining import Joined
-from search.spec import ExperimentSpec
 from storage import queries
 from storage.attempts import Attempts
 from storage.checker import check_history

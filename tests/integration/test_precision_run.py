@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from search.controller import run_experiment
+from search.control.controller import run_experiment
 from search.failures import CommandError
-from search.precisions import check_precision
+from search.trials.precisions import check_precision
 from storage.curves import Curves
 from storage.database import Database
 from storage.experiments import Experiments

@@ -14,8 +14,8 @@ import pytest
 from optuna.trial import TrialState
 
 from search.cli import run_command
-from search.crew import Assignment
-from search.study import GRID_KEY
+from search.control.crew import Assignment
+from search.trials.study import GRID_KEY
 from storage import queries
 from storage.curves import Curves
 from storage.database import Database

@@ -16,9 +16,9 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 
-from search.controller import run_experiment
-from search.events import Event, Progress, Started, Trouble
-from search.study import GRID_KEY
+from search.control.controller import run_experiment
+from search.control.events import Event, Progress, Started, Trouble
+from search.trials.study import GRID_KEY
 from storage import queries
 from storage.attempts import Attempts
 from storage.database import Database

@@ -12,9 +12,9 @@ from objectives.base import derive_seed
 from objectives.trainer import score_on_test
 from search.compare.analysis import analyse
 from search.compare.collect import collect
-from search.controller import run_experiment
-from search.crew import Assignment
-from search.spec import ExperimentSpec
+from search.control.controller import run_experiment
+from search.control.crew import Assignment
+from search.experiment.spec import ExperimentSpec
 from storage.checker import check_history
 from storage.database import Database
 from storage.experiments import Experiments

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from search.crew import EXIT_ABANDONED, Assignment
+from search.control.crew import EXIT_ABANDONED, Assignment
 from storage import queries
 from storage.attempts import Attempts
 from storage.checker import check_history

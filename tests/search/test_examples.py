@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.plan import make_plan
-from search.sections import Budget, DataSettings, ObjectiveSettings
-from search.settings import (
+from search.experiment.sections import Budget, DataSettings, ObjectiveSettings
+from search.experiment.settings import (
     METHODS,
     PRUNER_SETTINGS,
     AshaSettings,
@@ -18,9 +17,10 @@ from search.settings import (
     MethodSettings,
     PrunerSettings,
 )
-from search.spec import ExperimentSpec, load_spec, schema
-from search.template import template
-from search.yaml_file import parse
+from search.experiment.spec import ExperimentSpec, load_spec, schema
+from search.experiment.template import template
+from search.experiment.yaml_file import parse
+from search.plan import make_plan
 
 EXAMPLES = Path(__file__).parents[2] / "search" / "examples"
 

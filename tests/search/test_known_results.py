@@ -18,17 +18,17 @@ import pytest
 from scipy import stats
 
 from objectives.base import Scalar, derive_seed
-from search.dimensions import dimension_from
 from search.examples.analytic import (
     BRANIN_MINIMUM,
     HARTMANN6_MINIMUM,
     branin_value,
     hartmann6_value,
 )
-from search.grid import grid_points
-from search.samplers import build_sampler
-from search.settings import METHODS, GridSettings
-from search.space import SearchSpace
+from search.experiment.dimensions import dimension_from
+from search.experiment.settings import METHODS, GridSettings
+from search.experiment.space import SearchSpace
+from search.sampling.grid import grid_points
+from search.sampling.samplers import build_sampler
 
 SEED = 5
 Function = Callable[[Mapping[str, Scalar]], float]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from search import output
+from search.experiment.problems import Problem, SpecError
 from search.failures import CommandError, ExitCode, Failure, failure_of, not_found
 from search.formats import format_count, format_number, format_revision, format_seconds, format_value
-from search.problems import Problem, SpecError
 from search.progress import (
     MethodProgress,
     Pace,

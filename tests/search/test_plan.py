@@ -12,8 +12,8 @@ from objectives.base import Task, TrialConfig, TrialError
 from search.compare.pairs import declared_pairs
 from search.evidence import few_replicates, few_trials
 from search.examples import analytic
+from search.experiment.spec import ExperimentSpec, load_spec, read_spec
 from search.plan import GP_SECONDS_PER_ASK, Plan, Rates, Speed, corners, make_plan, measured_speed
-from search.spec import ExperimentSpec, load_spec, read_spec
 
 SMALL = {
     "experiment": "small",

@@ -19,9 +19,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from objectives.base import EpochReport
-from search.broker import Broker
-from search.claims import Claim, Reported
-from search.spec import ExperimentSpec
+from search.experiment.spec import ExperimentSpec
+from search.trials.broker import Broker
+from search.trials.claims import Claim, Reported
 from storage.batched_ledger import BatchedLedger
 from storage.database import Database
 from storage.experiments import Experiments

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from search.controller import find_or_create
-from search.crew import Assignment
+from search.control.controller import find_or_create
+from search.control.crew import Assignment
+from search.experiment.spec import load_spec
 from search.launch.joining import Joined, over, serviceable
-from search.spec import load_spec
 from storage.database import Database
 from storage.errors import DatabaseUnsuitable
 from storage.experiments import Experiments

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from search.events import Preparing, Progress, Started, Stopping, Trouble
+from search.control.events import Preparing, Progress, Started, Stopping, Trouble
 from search.failures import CommandError
 from search.observe.live import PORT_VARIABLE, Instruments
 from search.observe.running import LINE_SECONDS, RunLog, RunMetrics, observed_run

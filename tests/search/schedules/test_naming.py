@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from search.experiment.spec import NAME, load_spec
 from search.schedules.naming import LONGEST_NAME, experiment_of, file_of, seed_of
-from search.spec import NAME, load_spec
 from tests.contracts.experiments import small_spec
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "search" / "examples").glob("*.yaml"))

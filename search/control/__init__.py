@@ -1,0 +1,1 @@
+"""One run of an experiment: who is hired, watched and replaced, and what is heard of it."""

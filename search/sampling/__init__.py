@@ -1,0 +1,1 @@
+"""How the next trial's values are chosen: Optuna's samplers, our own faster TPE, grids."""
