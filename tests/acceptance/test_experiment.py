@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.contracts.held_training import IN_FILE
+from tests.contracts.hold import Hold
+from tests.contracts.processes import ROOT
 from tests.contracts.shoal_command import ONE_METHOD, Shoal, tiny
 
 pytestmark = pytest.mark.slow
@@ -97,29 +100,34 @@ def test_another_space_under_the_same_name_is_a_conflict(shoal: Shoal) -> None:
 
 
 def test_ctrl_c_stops_at_an_epoch_and_resume_goes_on(shoal: Shoal) -> None:
-    changes = (("epochs: 3", "epochs: 250"), ("trials: 4", "trials: 2"))
+    changes = (("epochs: 3", "epochs: 20"), ("trials: 4", "trials: 2"))
     unpruned = ("name: asha, min_epochs: 1, eta: 2", "name: none")
-    text = tiny("long", *ONE_METHOD, *changes, unpruned)
+    text = tiny("long", *ONE_METHOD, *changes, unpruned, IN_FILE)
     file = shoal.write("long.yaml", text)
-    with shoal.start("run", file, "--in-process") as run:
+    hold = Hold(shoal.folder / "hold")
+    hold.at(1)
+    shoal = Shoal(shoal.folder, {**shoal.environment, **hold.environment(), "PYTHONPATH": str(ROOT)})
+    with shoal.start("run", file, "--in-process", "--trainer", "plain") as run:
         assert run.stderr is not None
         said = []
         for line in run.stderr:
             said.append(line)
             if line.startswith("started long"):
                 run.send_signal(signal.SIGINT)
+                hold.creep(lambda: run.poll() is not None)
         assert run.wait() == 130, "".join(said)
     assert f"next: shoal run {file}" in "".join(said)
     stopped = data(shoal("status", "long", "--json"))
     assert stopped["state"] == "stopped"
     before = data(shoal("trials", "long", "--json"))["trials"]
     assert not [trial for trial in before if trial["state"] == "running"]
-    assert sum(trial["epochs"] for trial in before) < 500
+    assert sum(trial["epochs"] for trial in before) < 40
 
-    done = data(shoal("resume", "long", "--in-process", "--json"))
+    hold.release()
+    done = data(shoal("resume", "long", "--in-process", "--trainer", "plain", "--json"))
     assert (done["state"], done["resumed"]) == ("finished", True)
     after = data(shoal("trials", "long", "--json"))["trials"]
-    assert [(trial["state"], trial["epochs"]) for trial in after] == [("complete", 250)] * 2
+    assert [(trial["state"], trial["epochs"]) for trial in after] == [("complete", 20)] * 2
 
 
 def test_output_is_plain_and_separate_in_a_pipe(shoal: Shoal) -> None:

@@ -22,6 +22,7 @@ from objectives.base import (
     TrialStart,
     derive_seed,
 )
+from tests.contracts.hold import heed
 
 LOG_VARIABLE = "FAKE_ENGINE_LOG"
 """Environment variable: a file to which every trained epoch is appended, one line each."""
@@ -31,6 +32,7 @@ BEGUN_VARIABLE = "FAKE_ENGINE_BEGUN"
 """Environment variable: a file that is there once an epoch has begun."""
 SECONDS_VARIABLE = "FAKE_ENGINE_SECONDS"
 """Environment variable: seconds that an epoch takes."""
+# And `tests.contracts.hold.VARIABLE`, which makes an engine wait that has trained so many epochs.
 
 
 def value_at(start: TrialStart, epoch: int) -> float:
@@ -54,6 +56,7 @@ class FakeEngine:
         self._task = task
         self._device = device
         self._held: dict[int, tuple[TrialStart, int]] = {}
+        self._trained = 0
 
     @property
     def free_slots(self) -> int:
@@ -72,12 +75,14 @@ class FakeEngine:
     def advance(self) -> Sequence[EpochEnd | TrialFailure]:
         if begun := os.environ.get(BEGUN_VARIABLE):
             Path(begun).touch()
+        heed(self._trained)
         time.sleep(float(os.environ.get(SECONDS_VARIABLE, "0")))
         return [self._train(trial_id) for trial_id in list(self._held)]
 
     def _train(self, trial_id: int) -> EpochEnd | TrialFailure:
         start, epoch = self._held[trial_id]
         epoch += 1
+        self._trained += 1
         loss = start.config.loss.name
         if epoch == 2 and loss == "kills":
             os.kill(os.getpid(), signal.SIGKILL)

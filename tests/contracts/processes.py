@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,25 @@ from storage.database import URL_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 
+PATIENCE = 240.0
+"""Seconds for whatever is to happen by itself: far longer than it takes, also on a slow and busy machine."""
 
-def work_in_process(assignment: Assignment, worker: str) -> None:
-    """Target for `multiprocessing`: one worker until nothing is left, or SIGTERM comes."""
+
+PRELOADED = ["tests.contracts.processes", "tests.contracts.fake_engine", "objectives.devices"]
+"""What workers import, imported once: each is a fork of one process, which has done nothing else."""
+
+
+def worker_process(assignment: Assignment, worker: str) -> BaseProcess:
+    """A worker in a process of its own, with this one's environment; yet to be started."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context.Process(target=_work_in_process, args=(assignment, worker, dict(os.environ)))
+
+
+def _work_in_process(assignment: Assignment, worker: str, environment: Mapping[str, str]) -> None:
+    """One worker until nothing is left, or SIGTERM comes."""
+    os.environ.clear()
+    os.environ.update(environment)
     interrupted = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: interrupted.set())
     work(assignment, worker, interrupted)
@@ -53,7 +71,7 @@ def start_run(
     )
 
 
-def outcome_of(run: subprocess.Popen[str], timeout: float = 120) -> dict[str, Any]:
+def outcome_of(run: subprocess.Popen[str], timeout: float = PATIENCE) -> dict[str, Any]:
     """Wait for a run to end by itself."""
     out, err = run.communicate(timeout=timeout)
     assert run.returncode == 0, err
@@ -62,7 +80,7 @@ def outcome_of(run: subprocess.Popen[str], timeout: float = 120) -> dict[str, An
 
 
 def until(
-    condition: Callable[[], Any], *, run: subprocess.Popen[str] | None = None, seconds: float = 90
+    condition: Callable[[], Any], *, run: subprocess.Popen[str] | None = None, seconds: float = PATIENCE
 ) -> None:
     """Poll until something is so; fail if it takes too long, or if `run` ends first."""
     deadline = time.monotonic() + seconds

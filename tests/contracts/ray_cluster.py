@@ -28,7 +28,7 @@ import psutil
 RAY = Path(sys.executable).parent / "ray"
 ROOT = Path(__file__).parents[2]
 OBJECT_STORE_BYTES = 80 * 2**20
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:

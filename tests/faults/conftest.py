@@ -16,7 +16,7 @@ from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from tests.conftest import database_named, drop, on_server
 from tests.faults.objectives import FOLDER_VARIABLE, PACE_VARIABLE
 
-LEASE_SECONDS, SHORT_SECONDS = "30", "3"
+LEASE_SECONDS, SHORT_SECONDS = "120", "4"
 
 
 @pytest.fixture(scope="session")
@@ -60,5 +60,5 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def short_leases(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that wait for them to run out; with others a busy machine must not lose one."""
+    """For the test whose workers wait until their own have run out; with others none may be lost."""
     monkeypatch.setenv(LEASE_VARIABLE, SHORT_SECONDS)

@@ -28,7 +28,7 @@ from storage.embedded import EmbeddedPostgres
 from storage.experiments import Experiments
 from storage.records import AttemptRecord, TrialRow
 from tests.contracts.experiments import Running, prepared
-from tests.contracts.processes import until
+from tests.contracts.processes import PATIENCE, until
 from tests.faults import objectives
 from tests.faults.worker_process import Job, ProcessCrew
 
@@ -91,7 +91,7 @@ class Run:
     error: BaseException | None = None
     thread: threading.Thread | None = None
 
-    def result(self, seconds: float = 120) -> Outcome:
+    def result(self, seconds: float = PATIENCE) -> Outcome:
         """Wait for its end. Raises what the controller raised."""
         assert self.thread is not None
         self.thread.join(seconds)
@@ -162,7 +162,7 @@ class Lab:
             if run.thread.is_alive():
                 experiments.request_stop(self.running.experiment.id)
                 crew.dismiss()
-                run.thread.join(60)
+                run.thread.join(PATIENCE)
 
     def finish(self, workers: int = 1, **options: Any) -> Outcome:
         """Let a controller do all that is left."""
@@ -211,13 +211,18 @@ class Lab:
             rows = connection.execute(text("SELECT kind, count(*) FROM shoal.events GROUP BY kind")).all()
         return Counter(dict(map(tuple, rows)))
 
-    def ran_out(self) -> bool:
-        """Whether leases are held, and all of them have run out."""
-        return bool(
-            self.database.scalar(
-                "SELECT bool_and(deadline < clock_timestamp()) FROM shoal.attempts WHERE state = 'running'"
+    def run_out(self, worker: str) -> None:
+        """Let the leases of a worker run out that is dead or stopped: its time passes, and no other's."""
+        with self.database.begin() as connection:
+            moved = connection.execute(
+                text(
+                    "UPDATE shoal.attempts SET deadline = clock_timestamp() - interval '1 ms' "
+                    "FROM shoal.workers WHERE workers.id = worker_id AND workers.name = :name "
+                    "AND attempts.state = 'running'"
+                ),
+                {"name": worker},
             )
-        )
+        assert moved.rowcount, f"{worker} holds nothing"
 
     def trained(self) -> list[str]:
         """The epochs that were trained, however often, whoever heard of it."""
@@ -296,7 +301,7 @@ def kill_server(server: EmbeddedPostgres) -> None:
     family = [parent, *parent.children()]
     for process in family:
         os.kill(process.pid, signal.SIGKILL)
-    psutil.wait_procs(family, timeout=30)
+    psutil.wait_procs(family, timeout=PATIENCE)
 
 
 __all__ = ["Lab", "Run", "digits_spec", "kill_server", "lab_of", "spec_of", "until"]

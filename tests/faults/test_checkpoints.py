@@ -17,12 +17,15 @@ from search.trials.broker import checkpoint_folder
 from storage.database import Database
 from storage.embedded import HOME_VARIABLE, EmbeddedPostgres
 from tests.conftest import database_named, drop, on_server
+from tests.contracts.held_training import FUSED, PLAIN
+from tests.contracts.hold import Hold
+from tests.contracts.processes import PATIENCE
 from tests.faults.lab import Lab, digits_spec, lab_of, until
 
 pytestmark = pytest.mark.slow
 
 TRIALS = 3
-KILLED_AFTER = 3
+KILLED_AFTER = 5
 """Stored epochs of a trial, so that some are saved and some are to come."""
 
 Curves = dict[tuple[int, int], tuple[Any, ...]]
@@ -54,7 +57,7 @@ def in_peace(
                 lab_of(database, digits_spec(budget={"trials": TRIALS}), folder, trainer) as lab,
             ):
                 with lab.worker() as worker:
-                    assert worker.wait(120) == 0
+                    assert worker.wait(PATIENCE) == 0
                 lab.sound(complete=TRIALS)
                 found[trainer] = lab.curves()
         return found[trainer]
@@ -65,6 +68,14 @@ def in_peace(
 def furthest(lab: Lab) -> int:
     """The last stored epoch of any trial that is not over."""
     return max((row.epochs for row in lab.rows() if row.state == "running"), default=0)
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Hold:
+    """For a worker that trains one trial, and waits in its middle."""
+    made = Hold(tmp_path / "hold")
+    made.at(KILLED_AFTER)
+    return made
 
 
 def killed_in_its_middle(lab: Lab, worker: subprocess.Popen[bytes]) -> None:
@@ -90,14 +101,20 @@ def first_epochs(lab: Lab) -> dict[int, int]:
     return {number: of_trial[max(of_trial)] for number, of_trial in attempts.items()}
 
 
-# The class itself: it measures nothing, so that the two experiments can't have chosen different ways.
-@pytest.mark.parametrize("trainer", ["plain", "objectives.fused:FusedEngine"], ids=["plain", "fused"])
+# The classes themselves: they measure nothing, so that the two experiments can't have chosen different ways.
+@pytest.mark.parametrize(("trainer", "together"), [(PLAIN, 1), (FUSED, TRIALS)], ids=["plain", "fused"])
 def test_a_killed_trial_goes_on_bit_by_bit(
-    database: Database, folder: Path, in_peace: Callable[[str], Curves], trainer: str
+    database: Database,
+    folder: Path,
+    in_peace: Callable[[str], Curves],
+    hold: Hold,
+    trainer: str,
+    together: int,
 ) -> None:
     expected = in_peace(trainer)
+    hold.at(KILLED_AFTER * together)
     with lab_of(database, digits_spec(budget={"trials": TRIALS}), folder, trainer) as lab:
-        with lab.worker() as worker:
+        with lab.worker(**hold.environment()) as worker:
             killed_in_its_middle(lab, worker)
         assert saved(lab)
         lab.finish()
@@ -108,11 +125,11 @@ def test_a_killed_trial_goes_on_bit_by_bit(
 
 
 def test_of_a_truncated_checkpoint_the_one_before_is_used(
-    database: Database, folder: Path, in_peace: Callable[[str], Curves]
+    database: Database, folder: Path, in_peace: Callable[[str], Curves], hold: Hold
 ) -> None:
-    expected = in_peace("plain")
-    with lab_of(database, digits_spec(budget={"trials": TRIALS}), folder) as lab:
-        with lab.worker() as worker:
+    expected = in_peace(PLAIN)
+    with lab_of(database, digits_spec(budget={"trials": TRIALS}), folder, PLAIN) as lab:
+        with lab.worker(**hold.environment()) as worker:
             killed_in_its_middle(lab, worker)
         (row,) = [row for row in lab.rows() if row.state == "running"]
         newest, before = [path for path in saved(lab) if path.parent.name == str(row.number)][:2]
@@ -141,7 +158,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def _ends_in_peace_without_checkpoints(lab: Lab, expected: Curves, worker: subprocess.Popen[bytes]) -> None:
-    assert worker.wait(120) == 0
+    assert worker.wait(PATIENCE) == 0
     said = lab.job().log("w").read_text(encoding="utf-8")
     assert said.count("checkpoints can't be written") == 1, said
     assert "Traceback" not in said
@@ -153,18 +170,21 @@ def test_a_full_disk_is_a_warning_and_the_older_checkpoint_stays(
     database: Database,
     folder: Path,
     in_peace: Callable[[str], Curves],
+    hold: Hold,
     small_disk: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The disk fills up after the first checkpoint: the trial trains on, and goes on from that one."""
-    expected = in_peace("plain")
+    expected = in_peace(PLAIN)
     monkeypatch.setenv(HOME_VARIABLE, str(small_disk))
-    with lab_of(database, digits_spec(budget={"trials": TRIALS}), folder) as lab:
-        with lab.worker() as worker:
+    hold.at(2)
+    with lab_of(database, digits_spec(budget={"trials": TRIALS}), folder, PLAIN) as lab:
+        with lab.worker(**hold.environment()) as worker:
             until(lambda: saved(lab))
             with suppress_full(), (small_disk / "others").open("wb", buffering=0) as file:
                 while file.write(b"x" * 1024):
                     pass
+            hold.at(KILLED_AFTER)
             killed_in_its_middle(lab, worker)
         (row,) = [row for row in lab.rows() if row.state == "running"]
         assert "checkpoints can't be written" in lab.job().log("w").read_text(encoding="utf-8")
@@ -187,8 +207,8 @@ def test_files_that_may_not_grow_are_a_warning(
     database: Database, folder: Path, in_peace: Callable[[str], Curves]
 ) -> None:
     """Also where no file system can be mounted: no checkpoint fits the limit, every trial is complete."""
-    expected = in_peace("plain")
-    with lab_of(database, digits_spec(budget={"trials": TRIALS}), folder) as lab:
+    expected = in_peace(PLAIN)
+    with lab_of(database, digits_spec(budget={"trials": TRIALS}), folder, PLAIN) as lab:
         with lab.worker(limits={"file_size": 4096}) as worker:
             _ends_in_peace_without_checkpoints(lab, expected, worker)
         assert not saved(lab)
@@ -211,7 +231,7 @@ def test_an_exception_in_one_slot_is_that_trials_alone(database: Database, folde
     )
     with lab_of(database, spec, folder, "fused") as lab:
         with lab.worker() as worker:
-            assert worker.wait(120) == 0
+            assert worker.wait(PATIENCE) == 0
         lab.sound(complete=2, failed=2)
         failed = [row for row in lab.rows() if row.state == "failed"]
         assert all("this trial's model is broken" in str(row.reason) for row in failed)

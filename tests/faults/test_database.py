@@ -12,15 +12,19 @@ from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.patience import PATIENCE_VARIABLE
 from tests.conftest import on_server
+from tests.contracts.processes import PATIENCE
 from tests.faults.lab import Lab, kill_server, lab_of, spec_of, until
 from tests.faults.objectives import PACE_VARIABLE
 
 pytestmark = pytest.mark.slow
 
+MANY = 30
+"""Trials of three epochs: some seconds of work while the gate is closed."""
+
 
 @pytest.fixture
 def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Epochs that are long enough for something to happen meanwhile."""
+    """Epochs take time until the gate is opened, so that there is work left for what happens meanwhile."""
     monkeypatch.setenv(PACE_VARIABLE, "0.1")
 
 
@@ -33,15 +37,16 @@ def test_a_restart_under_load_costs_nothing(
     database: Database, folder: Path, server: EmbeddedPostgres, end, slowly
 ) -> None:
     """Twice, in the middle of epochs. Workers and controller go on by themselves; no trial is tried again."""
-    with lab_of(database, spec_of(points=12), folder) as lab:
+    with lab_of(database, spec_of(points=MANY), folder) as lab:
         with lab.run(workers=3) as run:
             for _ in range(2):
                 enough = lab.epochs() + 4
                 until(lambda enough=enough: lab.epochs() >= enough)
                 end(server)
                 server.start()
+            lab.open_gate()
             assert run.result().state == "finished"
-        lab.sound(complete=12)
+        lab.sound(complete=MANY)
         assert lab.events()["expired"] == lab.events()["requeued"] == 0
 
 
@@ -55,17 +60,19 @@ def test_away_for_longer_than_leases_last(
 ) -> None:
     """Workers stop writing, wait, and claim anew under new leases; nothing is doubled."""
     monkeypatch.setenv(PATIENCE_VARIABLE, "0.5")
-    with lab_of(database, spec_of(points=6), folder) as lab, lab.worker("a") as one, lab.worker("b") as other:
+    spec = spec_of(points=MANY)
+    with lab_of(database, spec, folder) as lab, lab.worker("a") as one, lab.worker("b") as other:
         until(lambda: lab.epochs() >= 4)
         server.stop()
         for name in "ab":
             log = lab.job().log(name)
             until(lambda log=log: "is away" in log.read_text(encoding="utf-8"))
         assert one.poll() is other.poll() is None
+        lab.open_gate()
         server.start()
-        assert [one.wait(60), other.wait(60)] == [0, 0]
+        assert [one.wait(PATIENCE), other.wait(PATIENCE)] == [0, 0]
         lab.finish()
-        lab.sound(complete=6)
+        lab.sound(complete=MANY)
         states = [attempt.state for row in lab.rows() for attempt in lab.attempts(row.number)]
         assert states.count("lost") >= 1
 
@@ -98,7 +105,7 @@ def test_a_long_lock_on_a_study_row_holds_up_claims_alone(
     database: Database, folder: Path, slowly: None
 ) -> None:
     """Trials under way are written and end meanwhile; the next ones begin when the lock is gone."""
-    spec = spec_of(points=6, methods={"random": {}})  # new trials, whose numbers the study's row guards
+    spec = spec_of(points=MANY, methods={"random": {}})  # new trials, whose numbers the study's row guards
     with lab_of(database, spec, folder) as lab, lab.worker() as worker:
         until(lambda: lab.epochs() >= 1)
         with (
@@ -113,6 +120,7 @@ def test_a_long_lock_on_a_study_row_holds_up_claims_alone(
             until(lambda: not _waits_for_the_study(lab))  # it gave up waiting, and will ask again
             assert lab.events()["claimed"] == claimed
             assert worker.poll() is None
-        assert worker.wait(60) == 0
-        lab.sound(complete=6)
+        lab.open_gate()
+        assert worker.wait(PATIENCE) == 0
+        lab.sound(complete=MANY)
         assert lab.events()["expired"] == lab.events()["refused"] == 0

@@ -56,12 +56,11 @@ def calls_per_epoch(lab: Lab) -> Counter[str]:
     return Counter(lab.trained())
 
 
-def test_killed_while_it_trains_what_another_waits_for(
-    database: Database, folder: Path, short_leases: None
-) -> None:
+def test_killed_while_it_trains_what_another_waits_for(database: Database, folder: Path) -> None:
     """The one that waited is trained in its place, and the killed one takes over from it."""
     with waiting(database, folder) as (lab, first, _):
         os.kill(first, signal.SIGKILL)
+        lab.run_out("first")
         lab.open_gate()
         until(lambda: row_of(lab, "tpe").state == "complete")
         assert attempts_of(lab, row_of(lab, "tpe")) == ["complete"]
@@ -73,9 +72,10 @@ def test_killed_while_it_trains_what_another_waits_for(
         assert sorted(calls_per_epoch(lab).values()) == [1] * 8 + [2], "what the killed one had begun"
 
 
-def test_killed_while_it_waits(database: Database, folder: Path, short_leases: None) -> None:
+def test_killed_while_it_waits(database: Database, folder: Path) -> None:
     with waiting(database, folder) as (lab, _, second):
         os.kill(second, signal.SIGKILL)
+        lab.run_out("second")
         lab.open_gate()
         until(lambda: row_of(lab, "random").state == "complete")
         lab.finish()
@@ -86,12 +86,11 @@ def test_killed_while_it_waits(database: Database, folder: Path, short_leases: N
         assert sorted(calls_per_epoch(lab).values()) == [1] * 8 + [2]
 
 
-def test_asleep_while_another_waits_for_its_trial(
-    database: Database, folder: Path, short_leases: None
-) -> None:
+def test_asleep_while_another_waits_for_its_trial(database: Database, folder: Path) -> None:
     """Past its lease the other is trained; awake again, it is refused and takes over."""
     with waiting(database, folder) as (lab, first, _):
         os.kill(first, signal.SIGSTOP)
+        lab.run_out("first")
         lab.open_gate()
         until(lambda: row_of(lab, "tpe").state == "complete")
         os.kill(first, signal.SIGCONT)

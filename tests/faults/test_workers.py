@@ -13,6 +13,7 @@ from sqlalchemy import text
 from storage.database import Database
 from storage.failpoints import VARIABLE as FAILPOINTS
 from storage.ledger import MAX_ATTEMPTS
+from tests.contracts.processes import PATIENCE
 from tests.faults.lab import Lab, lab_of, spec_of, until
 
 pytestmark = pytest.mark.slow
@@ -20,12 +21,12 @@ pytestmark = pytest.mark.slow
 
 def died(process: subprocess.Popen[bytes]) -> None:
     """It was killed, and did not end in another way."""
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
 def take_back(lab: Lab) -> int:
     """As a controller on another machine does, which knows of no process here: once leases have run out."""
-    until(lab.ran_out)
+    lab.run_out("w")
     return len(lab.running.ledger.expire(lab.running.experiment.id))
 
 
@@ -41,9 +42,7 @@ def test_killed_in_the_middle_of_an_epoch(database: Database, folder: Path) -> N
         assert len(lab.trained()) == 3 * 3 + 1, "its function is called again for what it had said before"
 
 
-def test_killed_between_a_claim_and_the_first_beat(
-    database: Database, folder: Path, short_leases: None
-) -> None:
+def test_killed_between_a_claim_and_the_first_beat(database: Database, folder: Path) -> None:
     with lab_of(database, spec_of(points=1), folder) as lab:
         with lab.worker(**{FAILPOINTS: "ledger.claim.committed:kill"}) as worker:
             died(worker)
@@ -107,7 +106,7 @@ def test_killed_while_the_server_works_on_the_result(database: Database, folder:
 def asleep_past_its_lease(lab: Lab, sleeper: subprocess.Popen[bytes]) -> None:
     until(lab.reached)
     os.kill(sleeper.pid, signal.SIGSTOP)
-    until(lab.ran_out)
+    lab.run_out("sleeper")
     lab.open_gate()
 
 
@@ -120,29 +119,25 @@ def written_too_late(lab: Lab) -> int:
     )
 
 
-def test_a_sleeper_whose_trials_others_have_is_refused(
-    database: Database, folder: Path, short_leases: None
-) -> None:
+def test_a_sleeper_whose_trials_others_have_is_refused(database: Database, folder: Path) -> None:
     with lab_of(database, spec_of("gated"), folder) as lab, lab.worker("sleeper") as sleeper:
         asleep_past_its_lease(lab, sleeper)
         lab.finish()
         before = lab.curves()
         assert lab.events()["refused"] == 0
         os.kill(sleeper.pid, signal.SIGCONT)
-        assert sleeper.wait(60) == 0, "there is nothing left for it"
+        assert sleeper.wait(PATIENCE) == 0, "there is nothing left for it"
         lab.sound(complete=3)
         assert lab.events()["refused"] > 0
         assert lab.curves() == before
 
 
-def test_a_sleeper_is_refused_although_nobody_has_noticed(
-    database: Database, folder: Path, short_leases: None
-) -> None:
+def test_a_sleeper_is_refused_although_nobody_has_noticed(database: Database, folder: Path) -> None:
     """The deadline alone refuses it; then it starts over, under another lease."""
     with lab_of(database, spec_of("gated", points=1), folder) as lab, lab.worker("sleeper") as sleeper:
         asleep_past_its_lease(lab, sleeper)
         os.kill(sleeper.pid, signal.SIGCONT)
-        assert sleeper.wait(60) == 0
+        assert sleeper.wait(PATIENCE) == 0
         assert lab.events()["refused"] > 0
         assert written_too_late(lab) == 0
         lab.finish()
@@ -173,7 +168,7 @@ def test_a_worker_out_of_memory_tries_again_and_goes_on(database: Database, fold
     """A limit on its memory, as a container has one: the worker lives, its other trials are complete."""
     with lab_of(database, spec_of("steady", "memory", points=1), folder) as lab:
         with lab.worker(limits={"memory": 3 * 2**30}) as worker:
-            assert worker.wait(120) == 0
+            assert worker.wait(PATIENCE) == 0
         lab.sound(complete=1, failed=1)
         (starved,) = [row for row in lab.rows() if row.state == "failed"]
         assert "MemoryError" in str(starved.reason)
@@ -183,7 +178,7 @@ def test_a_worker_out_of_memory_tries_again_and_goes_on(database: Database, fold
 def test_nan_and_an_exception_end_their_own_trials_alone(database: Database, folder: Path) -> None:
     with lab_of(database, spec_of("steady", "nan", "raises", points=2), folder) as lab:
         with lab.worker() as worker:
-            assert worker.wait(60) == 0
+            assert worker.wait(PATIENCE) == 0
         lab.sound(complete=4, failed=2)
         diverged = [row for row in lab.rows() if row.diverged]
         assert [(row.params["kind"], row.value, row.epochs) for row in diverged] == [("nan", -1.0, 2)] * 2

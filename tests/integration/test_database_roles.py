@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,12 @@ from storage.database import Database
 from storage.embedded import HOME_VARIABLE
 from storage.urls import FILE_VARIABLE
 from tests.contracts.database_roles import RoleUrls, roles_in
+from tests.contracts.held_training import IN_FILE
+from tests.contracts.hold import Hold
+from tests.contracts.processes import ROOT, until
 from tests.contracts.shoal_command import ONE_METHOD, Shoal, tiny
+
+PLAINLY = ("--in-process", "--trainer", "plain")
 
 
 @pytest.fixture
@@ -105,7 +109,7 @@ def test_an_experiment_and_all_that_reads_it(urls: RoleUrls, folder: Path) -> No
             said += [reader(*command)]
         # What changes something is refused in words.
         for refused in (("retry", "tiny", "--failed"), ("db", "restore", "backup", "--force")):
-            done = reader(*refused, code=5)
+            done = reader(*refused, code=4)
             assert "shoal_worker" in done.stderr or "role" in done.stderr
             said += [done]
         with reader.start("serve", "--no-open", "--port", "0") as serving:
@@ -129,24 +133,28 @@ def test_an_experiment_and_all_that_reads_it(urls: RoleUrls, folder: Path) -> No
 def test_restored_in_the_middle_it_ends_with_its_exact_budget(urls: RoleUrls, folder: Path) -> None:
     """Backed up while it runs, run on, killed, dropped, restored, resumed."""
     owner, worker = shoal_as(urls.owner, "owner", folder), shoal_as(urls.worker, "worker", folder)
-    file = worker.write("tiny.yaml", tiny("tiny", ("trials: 4", "trials: 12"), *ONE_METHOD[:1]))
-    with Database(urls.reader) as database, worker.start("run", file, "--in-process") as running:
+    hold = Hold(folder / "hold")
+    worker = Shoal(folder, {**worker.environment, **hold.environment(), "PYTHONPATH": str(ROOT)})
+    sizes = (("trials: 4", "trials: 12"), ("epochs: 3", "epochs: 3, batch_size: 64"))
+    file = worker.write("tiny.yaml", tiny("tiny", *sizes, *ONE_METHOD[:1], IN_FILE))
+    hold.at(40)  # steps, of which an epoch has four: three trials are over, and twenty to come
+    with Database(urls.reader) as database, worker.start("run", file, *PLAINLY) as running:
         assert running.stderr is not None
         threading.Thread(target=running.stderr.read, daemon=True).start()
         ended = "SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')"
-        wait_until(lambda: database.scalar(ended) >= 3)
-        running.send_signal(signal.SIGSTOP)  # a backup takes as long as many of these trials
-        at_backup = database.scalar(ended)
+        until(lambda: database.scalar(ended) >= 3)
         worker("db", "backup", "--out", "backup")
-        running.send_signal(signal.SIGCONT)
-        wait_until(lambda: database.scalar(ended) >= at_backup + 3)
+        at_backup = database.scalar(ended)
+        hold.at(76)
+        until(lambda: database.scalar(ended) >= at_backup + 3)
         running.kill()
+    hold.release()
     with Database(urls.owner) as database:
         had = database.scalar("SELECT count(*) FROM shoal.attempts")
         lines = owner("db", "restore", "backup", "--force").stdout
         assert "trials that ran wait again" in lines
         assert 0 < database.scalar("SELECT count(*) FROM shoal.attempts") < had
-        worker("resume", "tiny", "--in-process")
+        worker("resume", "tiny", *PLAINLY)
         assert check_history(database, at_rest=True) == []
         states = "SELECT string_agg(DISTINCT CAST(state AS text), ',') FROM trials"
         assert set(database.scalar(states).split(",")) <= {"COMPLETE", "PRUNED"}
@@ -158,13 +166,3 @@ def test_restored_in_the_middle_it_ends_with_its_exact_budget(urls: RoleUrls, fo
         assert dict(map(tuple, counts)) == {"search": 24, "retraining": 4}
         readings = "SELECT count(*) FROM shoal.test_readings"
         assert database.scalar(readings) == 4
-
-
-def wait_until(holds: object) -> None:
-    """Look again and again until it holds; no longer than two minutes."""
-    assert callable(holds)
-    for _ in range(2400):
-        if holds():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never came to that")

@@ -27,21 +27,24 @@ from storage.experiments import Experiments
 from storage.records import ExperimentRecord
 from tests.contracts.experiments import small_spec
 from tests.contracts.fake_engine import FAKE, SECONDS_VARIABLE
-from tests.contracts.processes import outcome_of, start_run, until
+from tests.contracts.held_training import NETWORK as HELD_NETWORK
+from tests.contracts.hold import Hold
+from tests.contracts.processes import PATIENCE, outcome_of, start_run, until
 from tests.contracts.ray_cluster import ROOT
 from tests.contracts.shoal_command import Shoal, document, printed
-from tests.faults.objectives import FOLDER_VARIABLE, PACE_VARIABLE
+from tests.faults.objectives import FOLDER_VARIABLE, OPEN, PACE_VARIABLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 NETWORK: dict[str, Any] = {
-    "fixed": {"epochs": 25, "optimizer": "adam", "batch_size": 16},
+    "fixed": {"epochs": 6, "optimizer": "adam", "batch_size": 32},
     "data": {"name": "digits", "limit": 400},
-    "model": {"name": "cnn", "depth": 1, "width": 4, "dense": 8, "dropout": 0.2},
+    "model": HELD_NETWORK,
+    "allow_imports": [HELD_NETWORK.partition(":")[0]],
     "methods": {"random": {}},
     "budget": {"trials": 3},
 }
-"""Trials of some tenths of a second, with all that a checkpoint has to keep."""
+"""Short trials with all that a checkpoint has to keep: 18 epochs of ten steps."""
 FUNCTION: dict[str, Any] = {
     "objective": {"function": "tests.faults.objectives:trial", "direction": "maximize", "worst": 0.0},
     "data": None,
@@ -139,25 +142,28 @@ def test_alone_it_runs_experiments_to_their_end_the_oldest_first(database: Datab
     assert serve_here(database, "b-older") == "over"
 
 
-def test_told_to_go_it_saves_and_gives_back_at_once(database: Database, shoal: Shoal) -> None:
+def test_told_to_go_it_saves_and_gives_back_at_once(database: Database, shoal: Shoal, tmp_path: Path) -> None:
     """143, no lease to wait for, and curves that don't show it, bit by bit."""
     arguments = ("worker", "--trainer", "plain", "--device", "cpu", "--checkpoint-seconds", "3600")
     peace = created(database, small_spec(experiment="peace", **NETWORK))
     assert serve_here(database, "peace") == "over"
     storm = created(database, small_spec(experiment="storm", **NETWORK))
-    with started(shoal, *arguments, "storm") as worker:
-        until(lambda: epochs(database, storm) >= 3, run=worker, seconds=240)
+    hold = Hold(tmp_path / "hold")
+    hold.at(85)  # in the ninth epoch, the third of the second trial
+    with started(shoal, *arguments, "storm", **hold.environment()) as worker:
+        until(lambda: epochs(database, storm) == 8, run=worker)
         worker.send_signal(signal.SIGTERM)
-        said = worker.communicate(timeout=240)[1]
+        hold.release()
+        said = worker.communicate(timeout=PATIENCE)[1]
     assert worker.returncode == EXIT_TERMINATED, said
     assert "all trials are given back" in said
     assert attempts(database, storm)["running"] == 0
     assert Experiments(database).get("storm").state == "running"
-    assert 3 <= epochs(database, storm) < 75
+    assert epochs(database, storm) == 9, "the one that was under way is stored"
     assert serve_here(database, "storm") == "over"
     assert Experiments(database).get("storm").state == "finished"
     assert curves(database, storm) == curves(database, peace)
-    assert len(curves(database, storm)) == 75
+    assert len(curves(database, storm)) == 18
     assert set(attempts(database, storm)) == {"complete", "released"}
     assert check_history(database, storm.id) == []
     again = "SELECT count(*) FROM shoal.epochs WHERE attempt > 1 AND epoch = 1"
@@ -175,10 +181,10 @@ def test_an_epoch_that_is_too_long_is_left(
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     record = created(database, small_spec(experiment="long", **FUNCTION))
     with started(shoal, "worker", "long", "--grace-seconds", "0.5", **{PACE_VARIABLE: "3600"}) as worker:
-        until(lambda: attempts(database, record)["running"] == 1, run=worker, seconds=240)
+        until(lambda: attempts(database, record)["running"] == 1, run=worker)
         told = document(capsys, "drain", "--timeout-seconds", "240", "--database", database.url)
         assert (told["told"], told["left"]) == ([worker.pid], [])
-        said = worker.communicate(timeout=240)[1]
+        said = worker.communicate(timeout=PATIENCE)[1]
     assert worker.returncode == EXIT_TERMINATED, said
     assert attempts(database, record) == {"released": 1}
     assert document(capsys, "drain", "--database", database.url)["told"] == []
@@ -196,9 +202,9 @@ def test_a_run_in_process_leaves_within_the_grace_time(database: Database) -> No
         **{SECONDS_VARIABLE: "3600", "SHOAL_LEASE_SECONDS": LONG_LEASE},
     )
     held = "SELECT count(*) FROM shoal.attempts WHERE state = 'running'"
-    until(lambda: database.scalar(held) > 0, run=run, seconds=240)
+    until(lambda: database.scalar(held) > 0, run=run)
     run.send_signal(signal.SIGTERM)
-    outcome = outcome_of(run, 240)
+    outcome = outcome_of(run)
     assert (outcome["state"], outcome["reason"]) == ("stopped", "killed by SIGTERM")
     assert database.scalar(held) == 0
     again = outcome_of(start_run(database.url, small_spec().to_json(), trainer=FAKE))
@@ -206,21 +212,22 @@ def test_a_run_in_process_leaves_within_the_grace_time(database: Database) -> No
 
 
 def test_stopped_from_elsewhere_it_goes_on_waiting(
-    database: Database, shoal: Shoal, capsys: pytest.CaptureFixture[str]
+    database: Database, shoal: Shoal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`shoal stop` reaches workers that no controller hired; they serve whatever comes next."""
     first = created(database, small_spec(experiment="first", **FUNCTION))
     with started(shoal, "worker", **{PACE_VARIABLE: "0.5"}) as worker:
-        until(lambda: epochs(database, first) >= 3, run=worker, seconds=240)
+        until(lambda: epochs(database, first) >= 3, run=worker)
         url = ("--database", database.url)
         assert printed(capsys, "status", "first", *url)[0].startswith("first  running, by workers alone")
         assert "asked the workers of first to stop" in printed(capsys, "stop", "first", *url)[1]
-        until(lambda: Experiments(database).get("first").state == "stopped", run=worker, seconds=240)
+        until(lambda: Experiments(database).get("first").state == "stopped", run=worker)
         assert attempts(database, first)["running"] == 0
+        (tmp_path / OPEN).touch()
         second = created(database, small_spec(experiment="second", **FUNCTION | {"budget": {"trials": 2}}))
-        until(lambda: Experiments(database).get("second").state == "finished", run=worker, seconds=240)
+        until(lambda: Experiments(database).get("second").state == "finished", run=worker)
         worker.send_signal(signal.SIGINT)
-        worker.communicate(timeout=240)
+        worker.communicate(timeout=PATIENCE)
     assert worker.returncode == 130
     assert Counter(row.state for row in queries.trials(database, second.id)) == {"complete": 4}
     assert epochs(database, first) < 48
@@ -232,10 +239,16 @@ def test_it_and_a_ray_actor_serve_one_experiment(database: Database, shoal: Shoa
     environment = {FOLDER_VARIABLE: str(tmp_path), PACE_VARIABLE: "0.5", "SHOAL_LEASE_SECONDS": LONG_LEASE}
     run = start_run(database.url, spec.to_json(), trainer="plain", workers=1, **environment)
     held = "SELECT count(*) FROM shoal.attempts WHERE state = 'complete'"
-    until(lambda: database.scalar(held) > 0, run=run, seconds=240)
+    fewest = (
+        "SELECT CASE WHEN count(*) = 2 THEN min(trials) ELSE 0 END FROM "
+        "(SELECT count(*) AS trials FROM shoal.attempts GROUP BY worker_id) AS by_worker"
+    )
+    until(lambda: database.scalar(held) > 0, run=run)
     with started(shoal, "worker", "both", "--name", "joined", **{PACE_VARIABLE: "0.5"}) as worker:
-        outcome = outcome_of(run, 240)
-        said = worker.communicate(timeout=240)[1]
+        until(lambda: database.scalar(fewest) >= 2, run=worker)
+        (tmp_path / OPEN).touch()
+        outcome = outcome_of(run)
+        said = worker.communicate(timeout=PATIENCE)[1]
     assert worker.returncode == 0, said
     assert (outcome["state"], outcome["ray"]) == ("finished", True)
     record = Experiments(database).get("both")

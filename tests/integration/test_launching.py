@@ -105,9 +105,9 @@ def test_submitted_twice_driver_killed_submitted_again(
 
     # At the same instant from two places: one run.
     both = [shoal.start(*there) for _ in range(2)]
-    said = sorted(process.communicate(timeout=PATIENCE)[1].split()[0] for process in both)
-    assert [process.returncode for process in both] == [0, 0]
-    assert said == ["far", "submitted"], "one is told that it runs already"
+    said = [process.communicate(timeout=PATIENCE)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(one.split()[0] for one in said) == ["far", "submitted"], "one is told that it runs already"
     experiment = Experiments(database).get("far")
     assert [launch.submission for launch in Launches(database).of_experiment(experiment.id)] == [
         "shoal-far-1"

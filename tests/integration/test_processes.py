@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 from collections import Counter
@@ -22,9 +21,18 @@ from storage.database import Database
 from storage.experiments import Experiments
 from tests.contracts.experiments import Running, prepared, small_spec
 from tests.contracts.fake_engine import FAKE, FOUR_SLOTS, LOG_VARIABLE, SECONDS_VARIABLE
-from tests.contracts.processes import outcome_of, start_run, until, work_in_process
+from tests.contracts.held_training import PLAIN
+from tests.contracts.hold import Hold
+from tests.contracts.processes import PATIENCE, outcome_of, start_run, until, worker_process
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Hold:
+    """For runs that are met in their midst."""
+    return Hold(tmp_path / "hold")
+
 
 GRID_36 = {
     "learning_rate": {"low": 1e-3, "high": 1.0, "log": True, "grid": [0.001, 0.01, 0.03, 0.1, 0.3, 1.0]},
@@ -35,12 +43,11 @@ GRID_36 = {
 def _work(running: Running, workers: int, trainer: str = FAKE) -> None:
     """As many processes as said, until nothing is left."""
     assignment = Assignment(running.database.url, running.experiment.name, trainer, "cpu")
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work_in_process, args=(assignment, f"w{n}")) for n in range(workers)]
+    processes = [worker_process(assignment, f"w{n}") for n in range(workers)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(PATIENCE)
     assert [process.exitcode for process in processes] == [0] * workers
 
 
@@ -99,21 +106,24 @@ def _exact(database: Database, spec: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("trainer", [FAKE, FOUR_SLOTS])
-def test_a_killed_run_is_resumed_to_its_exact_budget(database: Database, trainer: str) -> None:
+def test_a_killed_run_is_resumed_to_its_exact_budget(database: Database, hold: Hold, trainer: str) -> None:
     spec = _spec()
-    run = start_run(database.url, spec, trainer=trainer, **{SECONDS_VARIABLE: "0.05"})
+    hold.at(8)
+    run = start_run(database.url, spec, trainer=trainer, **hold.environment())
     until(lambda: _epochs(database.url) >= 5, run=run)
     run.kill()
     run.communicate()
+    assert 5 <= _epochs(database.url) <= 8, "it was killed in its midst"
     outcome = outcome_of(start_run(database.url, spec, trainer=trainer))
     assert outcome["state"] == "finished"
     _exact(database, spec)
 
 
 def test_a_killed_run_is_seen_to_be_interrupted_and_is_watched_no_longer(
-    database: Database, capsys: pytest.CaptureFixture[str]
+    database: Database, hold: Hold, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = start_run(database.url, _spec(), trainer=FAKE, **{SECONDS_VARIABLE: "0.2"})
+    hold.at(1)
+    run = start_run(database.url, _spec(), trainer=FAKE, **hold.environment())
     until(lambda: _epochs(database.url) >= 1, run=run)
     url = ["--database", database.url]
     assert run_command(["status", "small", "--json", *url]) == 0
@@ -132,28 +142,31 @@ def test_in_process_needs_no_ray(database: Database) -> None:
     assert outcome == {"state": "finished", "reason": "", "ray": False}
 
 
-def test_an_interrupted_run_goes_on_bit_by_bit(database: Database) -> None:
+def test_an_interrupted_run_goes_on_bit_by_bit(database: Database, hold: Hold) -> None:
     """SIGINT to the process group, as a terminal sends it; the curves are those of a run in peace."""
     changes: dict[str, Any] = {
         "fixed": {"epochs": 12, "optimizer": "adam", "batch_size": 16},
-        "data": {"name": "digits"},
+        "data": {"name": "digits", "limit": 400},
         "model": {"name": "cnn", "depth": 1, "width": 4, "dense": 8, "dropout": 0.2},
         "methods": {"random": {}, "tpe": {"n_startup_trials": 2}},
         "pruner": "asha",
     }
     for name in ("peace", "storm"):
         spec = _spec(experiment=name, **changes)
-        run = start_run(database.url, spec, trainer="plain")
         for _ in range(2 if name == "storm" else 0):
             enough = _epochs(database.url, "storm") + 3
+            hold.at(4)
+            run = start_run(database.url, spec, trainer=PLAIN, **hold.environment())
             until(lambda enough=enough: _epochs(database.url, "storm") >= enough, run=run)
             os.killpg(run.pid, signal.SIGINT)
+            hold.creep(lambda run=run: run.poll() is not None)
             outcome = outcome_of(run)
             assert outcome["state"] == "stopped"
             experiment = Experiments(database).get("storm")
             assert experiment.state == "stopped"
             assert all(row.running == 0 for row in queries.progress(database, experiment.id))
-            run = start_run(database.url, spec, trainer="plain")
+        hold.release()
+        run = start_run(database.url, spec, trainer=PLAIN)
         assert outcome_of(run)["state"] == "finished"
         _exact(database, spec)
     assert _curves(database, "storm") == _curves(database, "peace")
@@ -176,12 +189,12 @@ def _curves(database: Database, name: str) -> dict[tuple[str, int, int], tuple[A
 
 
 def test_second_signal_does_not_wait(database: Database) -> None:
-    run = start_run(database.url, _spec(), trainer=FAKE, **{SECONDS_VARIABLE: "30"})
+    run = start_run(database.url, _spec(), trainer=FAKE, **{SECONDS_VARIABLE: "3600"})
     until(lambda: _running(database), run=run)
     run.send_signal(signal.SIGTERM)
     until(lambda: Experiments(database).get("small").stop_requested, run=run)
     run.send_signal(signal.SIGTERM)
-    run.communicate(timeout=20)
+    run.communicate(timeout=PATIENCE)
     # What was cut off is found by the next run.
     assert outcome_of(start_run(database.url, _spec(), trainer=FAKE))["state"] == "finished"
     _exact(database, _spec())
@@ -192,13 +205,15 @@ def _running(database: Database) -> bool:
     return bool(experiments) and any(row.running for row in queries.progress(database, experiments[0].id))
 
 
-def test_second_controller_is_refused(database: Database) -> None:
-    first = start_run(database.url, _spec(), trainer=FAKE, **{SECONDS_VARIABLE: "0.2"})
+def test_second_controller_is_refused(database: Database, hold: Hold) -> None:
+    hold.at(1)
+    first = start_run(database.url, _spec(), trainer=FAKE, **hold.environment())
     until(lambda: _epochs(database.url) >= 1, run=first)
     second = start_run(database.url, _spec(), trainer=FAKE)
-    _, error = second.communicate(timeout=60)
+    _, error = second.communicate(timeout=PATIENCE)
     assert second.returncode == 1
     assert "ExperimentBusy" in error
+    hold.release()
     assert outcome_of(first)["state"] == "finished"
     _exact(database, _spec())
 
@@ -210,7 +225,7 @@ def test_a_poison_trial_is_given_up_and_the_study_goes_on(database: Database) ->
     )
     deaths = 0
     run = start_run(database.url, spec, trainer=FAKE)
-    while run.wait(60) != 0:
+    while run.wait(PATIENCE) != 0:
         said = run.communicate()
         assert run.returncode == -signal.SIGKILL, said
         # The server frees the lock of a killed process when it notices that the connection is closed.

@@ -9,7 +9,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -25,6 +24,8 @@ from storage.database import Database
 from storage.experiments import Experiments
 from tests.contracts.experiments import prepared, small_spec
 from tests.contracts.fake_engine import FAKE, LOG_VARIABLE, SECONDS_VARIABLE
+from tests.contracts.hold import VARIABLE as HOLD_VARIABLE
+from tests.contracts.hold import Hold
 from tests.contracts.processes import outcome_of, start_run, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -47,14 +48,16 @@ def _epochs(database: Database) -> int:
 
 
 def test_killed_actor_costs_nothing_but_its_epoch(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also: each point of a grid once, no password in a process list."""
     # Our cluster's token counts although Ray was here first.
     import ray
 
     assert not ray.is_initialized()
-    monkeypatch.setenv(SECONDS_VARIABLE, "0.05")
+    hold = Hold(tmp_path / "hold")
+    hold.at(7)  # of each worker: two trials are over, and it is at the third
+    monkeypatch.setenv(HOLD_VARIABLE, str(hold.path))
     spec = small_spec(space=GRID_36, methods={"grid": {}}, budget={"trials": 36})
     password = make_url(database.url).password
     assert password
@@ -70,6 +73,7 @@ def test_killed_actor_costs_nothing_but_its_epoch(
             assert os.environ["RAY_AUTH_TOKEN"] not in processes
             killed.append(_workers(database)[0])
             os.kill(killed[0], signal.SIGKILL)
+            hold.release()
 
     outcome = run_experiment(spec, database.url, workers=4, device="cpu", trainer=FAKE, on_event=kill_one)
     assert (outcome.state, outcome.reason) == ("finished", "")
@@ -108,7 +112,7 @@ def test_orphaned_then_interrupted_then_finished(database: Database, tmp_path: P
     """kill -9 of the controller ends its actors; Ctrl-C in the terminal lets them end their epochs."""
     log = tmp_path / "epochs.log"
     spec = small_spec(budget={"trials": 30}, methods={"random": {}, "tpe": {}}).to_json()
-    slow: dict[str, Any] = {LOG_VARIABLE: str(log), SECONDS_VARIABLE: "0.2", "TMPDIR": short_tmp}
+    slow = {LOG_VARIABLE: str(log), SECONDS_VARIABLE: "0.2", "TMPDIR": short_tmp}
 
     run = start_run(database.url, spec, trainer=FAKE, workers=2, **slow)
     until(lambda: _epochs(database) >= 6, run=run)
@@ -116,7 +120,7 @@ def test_orphaned_then_interrupted_then_finished(database: Database, tmp_path: P
     assert len(orphans) == 2
     run.kill()
     run.communicate()
-    until(lambda: not any(map(psutil.pid_exists, orphans)), seconds=30)
+    until(lambda: not any(map(psutil.pid_exists, orphans)))
 
     run = start_run(database.url, spec, trainer=FAKE, workers=2, **slow)
     before = _epochs(database)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +21,9 @@ from storage.experiments import Experiments
 from storage.records import TestReading
 from storage.test_readings import TestReadings
 from tests.contracts.experiments import prepared, small_spec
-from tests.contracts.fake_engine import FAKE, FOUR_SLOTS, SECONDS_VARIABLE
-from tests.contracts.processes import outcome_of, start_run, until, work_in_process
+from tests.contracts.fake_engine import FAKE, FOUR_SLOTS
+from tests.contracts.hold import Hold
+from tests.contracts.processes import PATIENCE, outcome_of, start_run, until, worker_process
 
 pytestmark = pytest.mark.slow
 
@@ -50,9 +51,14 @@ def exact(database: Database, spec: ExperimentSpec) -> None:
 
 
 @pytest.mark.parametrize("trainer", [FAKE, FOUR_SLOTS])
-def test_killed_while_it_retrains_it_goes_on_to_the_exact_number(database: Database, trainer: str) -> None:
+def test_killed_while_it_retrains_it_goes_on_to_the_exact_number(
+    database: Database, tmp_path: Path, trainer: str
+) -> None:
     spec = spec_of()
-    run = start_run(database.url, spec.to_json(), trainer=trainer, **{SECONDS_VARIABLE: "0.05"})
+    hold = Hold(tmp_path / "hold")
+    # 24 trials of three epochs, and as many epochs of retraining as end at least one and not all twenty.
+    hold.at(24 * 3 + 12)
+    run = start_run(database.url, spec.to_json(), trainer=trainer, **hold.environment())
     until(lambda: readings(database), run=run)
     run.kill()
     run.communicate()
@@ -79,7 +85,7 @@ def test_killed_at_an_exact_moment_of_the_retraining(database: Database, where: 
     assert readings(database) == []
     spec = spec_of()
     run = start_run(database.url, spec.to_json(), trainer=FOUR_SLOTS, SHOAL_FAILPOINTS=where)
-    _, errors = run.communicate(timeout=120)
+    _, errors = run.communicate(timeout=PATIENCE)
     assert run.returncode == -9, errors
     assert outcome_of(start_run(database.url, spec.to_json(), trainer=FOUR_SLOTS))["state"] == "finished"
     exact(database, spec)
@@ -89,14 +95,11 @@ def test_six_workers_retrain_every_winner_once(database: Database) -> None:
     spec = spec_of()
     with prepared(database, spec) as running:
         assignment = Assignment(database.url, running.experiment.name, FAKE, "cpu")
-        context = multiprocessing.get_context("spawn")
-        processes = [
-            context.Process(target=work_in_process, args=(assignment, f"w{number}")) for number in range(6)
-        ]
+        processes = [worker_process(assignment, f"w{number}") for number in range(6)]
         for process in processes:
             process.start()
         for process in processes:
-            process.join(120)
+            process.join(PATIENCE)
         assert [process.exitcode for process in processes] == [0] * 6
     exact(database, spec)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections import Counter
@@ -29,29 +28,42 @@ from storage.patience import PATIENCE_VARIABLE
 from tests.conftest import on_server
 from tests.contracts.experiments import Running, prepared, small_spec
 from tests.contracts.fake_engine import BEGUN_VARIABLE, FAKE, FOUR_SLOTS, LOG_VARIABLE, SECONDS_VARIABLE
-from tests.contracts.processes import outcome_of, start_run, until, work_in_process
+from tests.contracts.held_training import PLAIN
+from tests.contracts.hold import VARIABLE as HOLD_VARIABLE
+from tests.contracts.hold import Hold
+from tests.contracts.ledger_contract import move_deadline
+from tests.contracts.processes import PATIENCE, outcome_of, start_run, until, worker_process
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hold:
+    """Workers train so many epochs and then wait in the midst of the next ones, until they may go on."""
+    made = Hold(tmp_path / "hold")
+    made.at(8)
+    monkeypatch.setenv(HOLD_VARIABLE, str(made.path))
+    return made
 
 
 @contextmanager
 def at_work(running: Running, trainer: str = FAKE, **assigned: Any) -> Iterator[BaseProcess]:
     """A worker in a process of its own."""
     assignment = Assignment(running.database.url, running.experiment.name, trainer, "cpu", **assigned)
-    process = multiprocessing.get_context("spawn").Process(target=work_in_process, args=(assignment, "w"))
+    process = worker_process(assignment, "w")
     process.start()
     try:
         yield process
     finally:
         if process.is_alive():
             process.kill()
-        process.join(60)
+        process.join(PATIENCE)
 
 
 def _finish(running: Running) -> None:
     """Another worker does what is left."""
     with at_work(running) as process:
-        process.join(120)
+        process.join(PATIENCE)
         assert process.exitcode == 0
 
 
@@ -74,27 +86,18 @@ def _whole(running: Running, trials: int) -> None:
     assert check_history(running.database, running.experiment.id) == []
 
 
-def _expired(database: Database) -> bool:
-    """Whether leases are held, and all of them have run out."""
-    return bool(
-        database.scalar(
-            "SELECT bool_and(deadline < clock_timestamp()) FROM shoal.attempts WHERE state = 'running'"
-        )
-    )
-
-
 def test_a_killed_worker_costs_its_trials_one_checkpoint_interval(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, hold: Hold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Saved after every epoch: what four slots trained since then is all that is trained twice."""
     log = tmp_path / "epochs.log"
     monkeypatch.setenv(LOG_VARIABLE, str(log))
-    monkeypatch.setenv(SECONDS_VARIABLE, "0.1")
     with prepared(database, small_spec()) as running:
         with at_work(running, FOUR_SLOTS, checkpoint_seconds=0.0) as process:
-            until(lambda: _epochs(running) >= 6)
+            until(lambda: _epochs(running) >= 8)
             process.kill()
-            process.join(60)
+            process.join(PATIENCE)
+        hold.release()
         workers = database.scalar("SELECT array_agg(id) FROM shoal.workers")
         taken = running.ledger.expire(running.experiment.id, dead_workers=workers)
         assert taken
@@ -102,10 +105,10 @@ def test_a_killed_worker_costs_its_trials_one_checkpoint_interval(
         _whole(running, 12)
     lines = log.read_text().splitlines()
     assert len(set(lines)) == 36
-    assert len(lines) - 36 <= 2 * 4, "an epoch that was under way, and one whose report was, of each slot"
+    assert len(lines) - 36 <= 4, "of each slot the last epoch, whose file was under way"
 
 
-def test_a_killed_run_goes_on_from_its_checkpoints_bit_by_bit(database: Database) -> None:
+def test_a_killed_run_goes_on_from_its_checkpoints_bit_by_bit(database: Database, hold: Hold) -> None:
     changes: dict[str, Any] = {
         "fixed": {"epochs": 6, "optimizer": "adam", "batch_size": 64},
         "data": {"name": "digits", "limit": 300},
@@ -115,20 +118,18 @@ def test_a_killed_run_goes_on_from_its_checkpoints_bit_by_bit(database: Database
     }
     for name in ("peace", "storm"):
         spec = small_spec(experiment=name, **changes)
-        kills = 2 if name == "storm" else 0
-        while True:
-            run = start_run(
-                database.url, spec.to_json(), trainer="plain", options={"checkpoint_seconds": 0.0}
-            )
-            if not kills:
-                break
-            kills -= 1
+        options = {"checkpoint_seconds": 0.0}
+        for _ in range(2 if name == "storm" else 0):
+            hold.at(4)
+            run = start_run(database.url, spec.to_json(), trainer=PLAIN, options=options)
             enough = _points(database, name) + 3
             until(lambda enough=enough, name=name: _points(database, name) >= enough, run=run)
             run.kill()
             run.communicate()
             record = Experiments(database).get(name)
             until(lambda record=record: not Experiments(database).controlled([record.id]))
+        hold.release()
+        run = start_run(database.url, spec.to_json(), trainer=PLAIN, options=options)
         assert outcome_of(run)["state"] == "finished"
         assert check_history(database, Experiments(database).get(name).id) == []
     assert _curves(database, "storm") == _curves(database, "peace")
@@ -150,16 +151,17 @@ def _curves(database: Database, name: str) -> dict[tuple[int, int], tuple[Any, .
 
 
 def test_told_to_go_a_worker_saves_gives_back_and_goes(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, hold: Hold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "epochs.log"
     monkeypatch.setenv(LOG_VARIABLE, str(log))
-    monkeypatch.setenv(SECONDS_VARIABLE, "0.1")
+    hold.at(4)  # so that the next epoch is not the last of their three
     with prepared(database, small_spec()) as running:
         with at_work(running, FOUR_SLOTS) as process:
-            until(lambda: _epochs(running) >= 6)
+            until(lambda: _epochs(running) >= 4)
             process.terminate()
-            process.join(60)
+            hold.release()
+            process.join(PATIENCE)
             assert process.exitcode == 0
         states = _attempts(running)
         assert states["running"] == states["lost"] == 0, "nobody has to wait for a lease to run out"
@@ -180,7 +182,7 @@ def test_told_to_go_in_a_long_epoch_it_goes_without_its_end(
         with at_work(running, grace_seconds=0.5) as process:
             until(begun.exists)
             process.terminate()
-            process.join(60)
+            process.join(PATIENCE)
             assert process.exitcode == EXIT_ABANDONED
         assert _attempts(running) == {"released": 1}
         monkeypatch.delenv(SECONDS_VARIABLE)
@@ -196,10 +198,10 @@ def test_a_hung_trial_is_tried_again_and_then_given_up(database: Database) -> No
         codes = []
         for _ in range(3):
             with at_work(running, hang_seconds=3.0) as process:
-                process.join(120)
+                process.join(PATIENCE)
                 codes.append(process.exitcode)
         with at_work(running, hang_seconds=3.0) as process:
-            process.join(120)
+            process.join(PATIENCE)
             codes.append(process.exitcode)
         assert codes == [EXIT_ABANDONED] * 3 + [0]
         by_loss = {trial.params["loss"]: trial for trial in running.trials("grid")}
@@ -221,20 +223,19 @@ def test_in_one_process_a_hung_trial_ends_the_run_and_says_why(database: Databas
 
 
 def test_a_worker_that_slept_past_its_leases_is_refused_and_starts_over(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, hold: Hold
 ) -> None:
     """SIGSTOP, then another has the trials, then SIGCONT: every write under the old leases is refused."""
-    monkeypatch.setenv(LEASE_VARIABLE, "2")
-    monkeypatch.setenv(SECONDS_VARIABLE, "0.1")
     with prepared(database, small_spec()) as running, at_work(running, FOUR_SLOTS) as sleeper:
         until(lambda: _epochs(running) >= 6)
         assert sleeper.pid
         os.kill(sleeper.pid, signal.SIGSTOP)
-        until(lambda: _expired(database))
+        move_deadline(database, -3600)
+        hold.release()
         assert running.ledger.expire(running.experiment.id)
         _finish(running)
         os.kill(sleeper.pid, signal.SIGCONT)
-        sleeper.join(120)
+        sleeper.join(PATIENCE)
         assert sleeper.exitcode == 0, "there is nothing left for it"
         _whole(running, 12)
         with database.begin() as connection:
@@ -243,12 +244,11 @@ def test_a_worker_that_slept_past_its_leases_is_refused_and_starts_over(
 
 
 def test_a_database_that_is_away_for_longer_than_leases_last(
-    database: Database, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, hold: Hold, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker stops writing, waits, and claims anew: nothing is doubled, and it ends by itself."""
-    monkeypatch.setenv(LEASE_VARIABLE, "2")
+    monkeypatch.setenv(LEASE_VARIABLE, "4")
     monkeypatch.setenv(PATIENCE_VARIABLE, "0.5")
-    monkeypatch.setenv(SECONDS_VARIABLE, "0.1")
     name = make_url(database.url).database
     assert name
     with prepared(database, small_spec()) as running, at_work(running, FOUR_SLOTS) as process:
@@ -261,13 +261,14 @@ def test_a_database_that_is_away_for_longer_than_leases_last(
                     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
             )
+            hold.release()
             running_out = (
                 "SELECT bool_and(deadline < clock_timestamp()) FROM shoal.attempts WHERE state = 'running'"
             )
             until(lambda: ours.scalar(text(running_out)))
             assert process.is_alive()
             on_server(postgres_url, "ALTER DATABASE {} CONNECTION LIMIT -1", name)
-        process.join(120)
+        process.join(PATIENCE)
         assert process.exitcode == 0
         assert _attempts(running)["lost"] > 0
         _whole(running, 12)
