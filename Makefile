@@ -11,7 +11,7 @@ demo: install  ## compare grid, random and TPE on scikit-learn's digits, on Ray 
 	$(BIN)/shoal run search/examples/digits.yaml
 
 test: install-dev browser  ## install what is missing, run all tests, in two processes
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: install-dev  ## only the tests that take no more than a few seconds
 	$(BIN)/pytest -m "not slow and not ray and not browser"

@@ -20,8 +20,18 @@ from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from storage.urls import FILE_VARIABLE
 
 # Examples are the same on every machine and in every run, and none fails because a machine is busy.
-settings.register_profile("shoal", derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "shoal", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("shoal")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Several processes take files in turn: those with slow tests first, so that all end together."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
 
 MODULES_OF_TESTS = (
     "users_own",

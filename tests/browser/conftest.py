@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+
+from tests.contracts.processes import PATIENCE
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -31,6 +33,7 @@ def browser() -> Iterator[Browser]:
     if found is None:
         assert os.environ.get("CI") != "true", f"CI needs a Chromium ({', '.join(NAMES)})"
         pytest.skip(f"no Chromium here ({', '.join(NAMES)})")
+    expect.set_options(timeout=1000 * PATIENCE)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
         yield opened
@@ -57,6 +60,7 @@ class Watched:
 
 def watch(page: Page) -> Watched:
     """Begin to listen to a page."""
+    page.set_default_timeout(1000 * PATIENCE)
     watched = Watched(page)
     page.on("console", watched.note)
     page.on("pageerror", lambda error: watched.said.append(str(error)))

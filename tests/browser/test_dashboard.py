@@ -17,12 +17,13 @@ from playwright.sync_api import expect
 from search.compare.analysis import analyse
 from search.compare.collect import collect
 from search.compare.contents import contents_of
-from search.dashboard import host_of, is_loopback
 from search.dashboard_notes import publish
 from search.formats import format_number
+from search.serve.guard import host_of, is_loopback
 from storage.database import URL_VARIABLE, Database
 from storage.experiments import Experiments
 from tests.contracts.evil_experiment import EVIL, store_evil_experiment
+from tests.contracts.processes import PATIENCE
 from tests.contracts.shoal_command import ONE_METHOD, Shoal, tiny
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def test_names_in_notes_and_figures_are_text(watched: Watched, database: Databas
 def refuse_foreign_host(url: str) -> None:
     request = urllib.request.Request(url, headers={"Host": "evil.example"})
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=30)
+        urllib.request.urlopen(request, timeout=PATIENCE)
     assert refused.value.code == 403
     refused.value.close()
 

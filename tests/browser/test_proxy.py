@@ -21,6 +21,7 @@ from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from storage.urls import FILE_VARIABLE
 from tests.contracts.database_roles import roles_in
 from tests.contracts.evil_experiment import EVIL, store_evil_experiment
+from tests.contracts.processes import PATIENCE
 from tests.contracts.proxies import DASHBOARD, PASSWORD, USER, VIEW, Proxy, caddy
 from tests.contracts.shoal_command import Shoal
 
@@ -90,6 +91,7 @@ def inside(browser: Browser) -> Iterator[BrowserContext]:
         accept_downloads=True,
         http_credentials={"username": USER, "password": PASSWORD},
     )
+    context.set_default_timeout(1000 * PATIENCE)
     yield context
     context.close()
 
@@ -115,6 +117,7 @@ def refuses(proxy: Proxy) -> None:
 
 def without_login(proxy: Proxy, browser: Browser) -> None:
     context = browser.new_context(ignore_https_errors=True)
+    context.set_default_timeout(1000 * PATIENCE)
     page = context.new_page()
     with pytest.raises(PlaywrightError, match="INVALID_AUTH_CREDENTIALS"):
         page.goto(f"https://{VIEW}:{proxy.port}/")
@@ -130,11 +133,11 @@ def shows_names_as_text(pages: Pages, inside: BrowserContext) -> None:
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     page.on("dialog", lambda dialog: said.append(dialog.message))
     page.goto(f"https://{DASHBOARD}:{pages.proxy.port}/")
-    expect(page.get_by_text(pages.study).first).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(pages.study).first).to_be_visible()
     assert page.title() != "taken"
     assert page.locator("img[src='x']").count() == 0
     page.goto(f"https://{DASHBOARD}:{pages.proxy.port}/dashboard/studies/1/trials")
-    expect(page.get_by_text("Trial 0", exact=True).first).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("Trial 0", exact=True).first).to_be_visible()
     assert page.title() != "taken"
     page.goto(f"https://{VIEW}:{pages.proxy.port}/experiments/1")
     expect(page.get_by_text(EVIL).first).to_be_visible()

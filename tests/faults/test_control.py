@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +23,7 @@ from storage.database import URL_VARIABLE, Database
 from storage.embedded import EmbeddedPostgres
 from storage.experiments import Experiments
 from storage.ledger import LEASE_VARIABLE, Ending, Lease, lease_seconds
+from tests.contracts.processes import PATIENCE
 from tests.contracts.shoal_command import COMMAND
 from tests.faults.lab import Lab, lab_of, spec_of, until
 from tests.faults.objectives import PACE_VARIABLE
@@ -49,11 +53,11 @@ def test_a_second_controller_exits_with_4(database: Database, folder: Path) -> N
     with lab_of(database, spec_of("gated"), folder) as lab, resumed(lab) as first:
         until(lab.reached, run=first)
         with resumed(lab) as second:
-            said = second.communicate(timeout=60)[1]
+            said = second.communicate(timeout=PATIENCE)[1]
         assert second.returncode == 4, said
         assert "is being run by another process" in said
         lab.open_gate()
-        said = first.communicate(timeout=120)[1]
+        said = first.communicate(timeout=PATIENCE)[1]
         assert first.returncode == 0, said
         lab.sound(complete=3)
         assert lab.events()["claimed"] == 3
@@ -86,7 +90,7 @@ def end_together(url: str, lease: Lease, together: Any, endings: list[dict[str, 
 def test_of_four_endings_of_one_trial_one_wins(
     database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(LEASE_VARIABLE, "120")  # for four processes to start in
+    monkeypatch.setenv(LEASE_VARIABLE, "600")  # for four processes to start in
     endings: list[dict[str, Any]] = [
         {"state": "complete", "value": 0.5},
         {"state": "complete", "value": 0.25},
@@ -106,7 +110,7 @@ def test_of_four_endings_of_one_trial_one_wins(
         for process in processes:
             process.start()
         for process in processes:
-            process.join(60)
+            process.join(PATIENCE)
         assert [process.exitcode for process in processes] == [0] * len(endings)
         (row,) = lab.rows()
         assert row.state in ("complete", "failed")
@@ -117,7 +121,29 @@ def test_of_four_endings_of_one_trial_one_wins(
         assert [attempt.state for attempt in lab.attempts()] == [row.state]
 
 
-LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+def libraries() -> list[Path]:
+    """What moves a process's clock: that of the system, which minds threads, and that of the package."""
+    found = list(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if package := importlib.util.find_spec("libfaketime"):
+        found += [Path(str(package.origin)).parent / "vendor/libfaketime/src/libfaketime.so.1"]
+    return found
+
+
+def moves(library: Path) -> bool:
+    """Whether it does so here: a library for other machines is passed over without a word."""
+    moved = {"LD_PRELOAD": str(library), "FAKETIME": "-1h"}
+    said = subprocess.run(
+        [sys.executable, "-c", "import time; print(time.time())"],
+        env=os.environ | moved, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return said.returncode == 0 and float(said.stdout) < time.time() - 1800
+
+
+@pytest.fixture(scope="session")
+def library() -> Path | None:
+    """One that moves clocks here."""
+    return next(filter(moves, libraries()), None)
+
 
 CLOCKS: dict[str, dict[str, str]] = {
     "an hour behind, west": {"TZ": "America/Los_Angeles", "PGTZ": "America/Los_Angeles", "FAKETIME": "-1h"},
@@ -126,29 +152,30 @@ CLOCKS: dict[str, dict[str, str]] = {
 }
 
 
-def clock(name: str, *, moved: bool) -> dict[str, str]:
-    """The environment of a worker with that clock; its zone alone where clocks can't be moved."""
+def clock(name: str, library: Path | None) -> dict[str, str]:
+    """The environment of a worker with that clock; its zone alone without a library that moves it."""
     said = CLOCKS[name]
-    if moved and "FAKETIME" in said:
-        return said | {"LD_PRELOAD": str(LIBRARY), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    if library and "FAKETIME" in said:
+        return said | {"LD_PRELOAD": str(library), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     return {key: value for key, value in said.items() if key != "FAKETIME"}
 
 
 @pytest.mark.parametrize("moved", [False, True], ids=["zones", "clocks"])
 def test_clocks_and_zones_of_workers_play_no_part(
-    database: Database, folder: Path, moved: bool, monkeypatch: pytest.MonkeyPatch
+    database: Database, folder: Path, library: Path | None, moved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if moved and not LIBRARY.exists():
-        pytest.skip("no libfaketime here (Debian: apt install faketime)")
+    if moved and library is None:
+        pytest.skip("no libfaketime that works here (Debian: apt install faketime)")
+    chosen = library if moved else None
     monkeypatch.setenv(PACE_VARIABLE, "0.1")
     began = database.scalar("SELECT clock_timestamp()")
     with lab_of(database, spec_of(points=8), folder) as lab:
         with (
-            lab.worker("behind", **clock("an hour behind, west", moved=moved)) as behind,
-            lab.worker("ahead", **clock("an hour ahead, east", moved=moved)) as ahead,
-            lab.worker("right", **clock("right", moved=moved)) as right,
+            lab.worker("behind", **clock("an hour behind, west", chosen)) as behind,
+            lab.worker("ahead", **clock("an hour ahead, east", chosen)) as ahead,
+            lab.worker("right", **clock("right", chosen)) as right,
         ):
-            assert [process.wait(120) for process in (behind, ahead, right)] == [0, 0, 0]
+            assert [process.wait(PATIENCE) for process in (behind, ahead, right)] == [0, 0, 0]
         lab.sound(complete=8)
         events = lab.events()
         assert events["claimed"] == 8
@@ -167,7 +194,7 @@ def _times_are_the_databases(lab: Lab, began: datetime) -> None:
     for times in (*((row.started_at, row.ended_at) for row in rows), *map(tuple, workers)):
         assert began <= times[0] <= times[1] <= ended
     for row in rows:
-        assert abs((row.deadline - row.beaten_at).total_seconds() - lease_seconds()) < 0.1
+        assert abs((row.deadline - row.beaten_at).total_seconds() - lease_seconds()) < 10
     for times in optunas:  # UTC without a zone
         assert began <= times[0].replace(tzinfo=UTC) <= times[1].replace(tzinfo=UTC) <= ended
     assert Counter(row.ended_at is None for row in rows) == {False: len(rows)}

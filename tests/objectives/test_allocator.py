@@ -26,7 +26,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def faults(how: str) -> int:
     """Page faults of ten blocks taken and freed, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True, timeout=240
     )
     if "not glibc" in done.stdout:
         pytest.skip("the C library is not glibc")

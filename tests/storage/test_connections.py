@@ -19,6 +19,7 @@ from storage.database import Database, open_database
 from storage.embedded import EmbeddedPostgres
 from storage.errors import DatabaseBusy, DatabaseUnreachable
 from storage.experiments import Experiments
+from storage.ledger import LEASE_VARIABLE
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from tests.conftest import on_server
 from tests.contracts.ledger_contract import STUDY, draw_of, end, epoch_of
@@ -30,7 +31,7 @@ WHERE datname = current_database() AND backend_type = 'client backend' AND pid <
 """
 
 
-def until(condition, seconds: float = 30.0) -> None:
+def until(condition, seconds: float = 240.0) -> None:
     """Wait until something is so; fail if it isn't within seconds."""
     end_ = time.monotonic() + seconds
     while not condition():
@@ -145,10 +146,10 @@ class TestIdleConnections:
 
 class TestPatience:
     def test_a_server_never_reached_is_not_waited_for(self, database_url):
-        began = time.monotonic()
+        before = patience.tally.waits
         with pytest.raises(DatabaseUnreachable), Database("postgresql://u:p@127.0.0.1:1/d") as database:
             database.scalar("SELECT 1")
-        assert time.monotonic() - began < 30  # and not the minute of its patience
+        assert patience.tally.waits == before
 
     def test_a_server_that_was_there_is_waited_for(self, database_url, monkeypatch):
         waits: list[float] = []
@@ -216,6 +217,7 @@ def test_two_hundred_clients_share_forty_connections(tmp_path: Path, monkeypatch
     few = embedded.CONFIGURATION.replace("max_connections = 300", "max_connections = 40")
     assert few != embedded.CONFIGURATION
     monkeypatch.setattr(embedded, "CONFIGURATION", few)
+    monkeypatch.setenv(LEASE_VARIABLE, "3600")  # the last one's turn comes late on a slow machine
     server = EmbeddedPostgres(tmp_path / "postgres", durable=False)
     url = server.start()
     clients = 200

@@ -181,7 +181,7 @@ def test_the_server_outlives_its_starter_and_holds_none_of_its_pipes(server: Emb
     url = starter.stdout.readline().strip()
     os.killpg(starter.pid, signal.SIGINT)  # what Ctrl-C in a terminal sends to the whole group
     os.killpg(starter.pid, signal.SIGKILL)
-    rest, _ = starter.communicate(timeout=10)  # would wait for ever if the server held stdout
+    rest, _ = starter.communicate(timeout=60)  # would wait for ever if the server held stdout
     assert rest == ""
     assert ask(url, "SELECT 1") == 1
     assert os.getsid(server.status().pid) != starter.pid

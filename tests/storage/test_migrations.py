@@ -95,7 +95,7 @@ def test_processes_open_an_empty_database_at_once(empty_database_url):
         opener.stdin.write("go\n")
         opener.stdin.flush()
     for opener in openers:
-        _, errors = opener.communicate(timeout=60)
+        _, errors = opener.communicate(timeout=240)
         assert opener.returncode == 0, errors
     with Database(empty_database_url) as database:
         assert all(result.ok for result in database.check())

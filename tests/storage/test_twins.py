@@ -182,7 +182,7 @@ def test_of_those_that_ask_at_one_moment_one_leads(field: Field) -> None:
     barrier = threading.Barrier(len(METHODS))
 
     def play(method: str, seed: int) -> int | None:
-        barrier.wait(30)
+        barrier.wait(240)
         lease = field.claim(method, seed=seed)
         (found,) = field.look(lease, seed=seed)
         assert found is not None

@@ -18,6 +18,7 @@ from sqlalchemy.engine import make_url
 from search.cli import run_command
 from search.observe.sinks import Origin
 from storage.database import URL_VARIABLE, Database
+from tests.contracts.processes import PATIENCE
 from tests.contracts.stored_experiment import store_experiment
 
 SHOAL = [sys.executable, "-m", "search.cli"]
@@ -79,10 +80,10 @@ def test_the_exporter_serves_until_it_is_told_to_go(database: Database) -> None:
         assert process.stderr is not None
         line = json.loads(process.stderr.readline())
         (address,) = re.findall(r"http://\S+", line["message"])
-        with urllib.request.urlopen(address, timeout=30) as answer:
+        with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
             assert "shoal_database_up 1.0" in answer.read().decode()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
         process.communicate()

@@ -216,7 +216,7 @@ FRAGMENTS = st.sampled_from(
 )
 
 
-@settings(max_examples=400, deadline=1000, derandomize=True)
+@settings(max_examples=400)
 @given(
     st.one_of(st.lists(FRAGMENTS, max_size=60).map("".join), st.text(max_size=200), st.binary(max_size=200))
 )

@@ -223,6 +223,6 @@ def test_what_is_lacking_at_the_end_is_told_without_secrets(
 
 
 def test_without_sinks_there_is_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.threading, "Thread", None)
+    monkeypatch.setattr(module, "threading", None)
     with feeding([], "postgresql://nowhere/x", "e", print):
         pass

@@ -10,6 +10,7 @@ from search.schedules.scheduler import BUSY_SECONDS, IDLE_SECONDS, Fired, Once, 
 from search.schedules.webhook import SECRET_VARIABLE, deliver_one, verify
 from storage.database import Database
 from storage.schedules import LEASE_SECONDS
+from tests.contracts.processes import PATIENCE
 from tests.contracts.schedules import SECRET, Bench, Receiver, fire, receiver, settings
 
 
@@ -277,13 +278,13 @@ def test_the_postman_sends_and_waits_for_what_is_due_soon(database: Database, ho
     bench.fire(lambda _: bench.launcher.ends())
     postman = Postman(bench.outbox, bench.said.append)
     postman.start()
-    assert postman.finish(seconds=20) == 0
+    assert postman.finish(seconds=PATIENCE) == 0
     assert len(hook.received) == 1
     assert any("did not arrive (127.0.0.1 answered 503); it is tried again" in said for said in bench.said)
     bench.move(4000)
     again = Postman(bench.outbox, bench.said.append)
     again.start()
-    assert again.finish(seconds=20) == 0
+    assert again.finish(seconds=PATIENCE) == 0
     assert len(hook.received) == 2
     assert not postman.is_alive()
     assert not again.is_alive()

@@ -21,7 +21,7 @@ from storage.errors import DatabaseUnreachable
 from storage.ledger import Ending, Lease, Written
 from tests.contracts.claims import claim_of, report_of
 from tests.contracts.experiments import prepared, small_spec
-from tests.contracts.processes import until
+from tests.contracts.processes import PATIENCE, until
 
 LEASE = 30.0
 
@@ -116,20 +116,21 @@ def test_a_draw_that_takes_longer_than_a_lease(
     database: Database, monkeypatch: pytest.MonkeyPatch, beats: bool
 ) -> None:
     """The trial that trains meanwhile, and the one that is drawn, stay with their worker: with a pulse."""
-    monkeypatch.setenv("SHOAL_LEASE_SECONDS", "3")
+    lease = 8.0 if beats else 3.0  # so long that a busy machine comes round to the beat
+    monkeypatch.setenv("SHOAL_LEASE_SECONDS", str(lease))
     drawing, drawn = threading.Event(), threading.Event()
     suggest = BaseSampler.before_trial
 
     def slow(sampler: BaseSampler, *arguments: Any) -> None:
         if threading.current_thread().name == "asks":
             drawing.set()
-            assert drawn.wait(60)
+            assert drawn.wait(PATIENCE)
         suggest(sampler, *arguments)
 
     spec = small_spec(methods={"random": {}}, budget={"trials": 2})
     monkeypatch.setattr(BaseSampler, "before_trial", slow)
     with prepared(database, spec) as running:
-        pulse = Pulse(running.ledger, lease_seconds=3.0)
+        pulse = Pulse(running.ledger, lease_seconds=lease)
         worker = pulse.register("w")
         broker = Broker(database, running.storage, running.experiment, spec, ledger=pulse, worker_id=worker)
         (training,) = broker.claim(1)
@@ -149,16 +150,16 @@ def test_a_draw_that_takes_longer_than_a_lease(
         if beats:
             with pulse.beating(broker.holdings):
                 asking.start()
-                assert drawing.wait(60)
-                until(lambda: expired() or has_lived(6.5))
+                assert drawing.wait(PATIENCE)
+                until(lambda: expired() or has_lived(lease + 1))
                 drawn.set()
-                asking.join(60)
+                asking.join(PATIENCE)
         else:
             asking.start()
-            assert drawing.wait(60)
-            until(lambda: expired() or has_lived(6.5))
+            assert drawing.wait(PATIENCE)
+            until(lambda: expired() or has_lived(lease + 1))
             drawn.set()
-            asking.join(60)
+            asking.join(PATIENCE)
         lost = broker.lost()
         if not beats:
             assert training.lease.token in lost, "without one the leases run out"
