@@ -72,6 +72,7 @@ def worker(
     )
     from search.launch.joining import Joined
     from search.observe.live import serve_metrics
+    from search.trials.precisions import check_precision
     from storage.database import open_database
 
     interrupted = threading.Event()
@@ -93,6 +94,8 @@ def worker(
         leave_at_once(reason, code() if interrupted.is_set() else EXIT_ABANDONED)
 
     with serve_metrics(metrics_port), open_database(database, application_name="shoal worker") as connection:
+        for one in experiment:
+            check_precision(connection, one, precision)
         assignment = Assignment(
             connection.url,
             "",

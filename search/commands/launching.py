@@ -157,7 +157,9 @@ def _submit(
 ) -> Submission:
     from search.launch.jobs import ClusterError
     from search.launch.submit import submit as submitted
+    from search.trials.precisions import check_precision
 
+    check_precision(connection, spec.experiment, driver.precision)
     try:
         return submitted(connection, spec, server, options=driver.arguments(), environment=environment)
     except ClusterError as error:

@@ -12,7 +12,16 @@ from cyclopts.types import NonNegativeFloat, PositiveFloat, PositiveInt
 from rich.text import Text
 
 from search import output
-from search.commands.options import AsJson, DatabaseUrl, DeviceOption, SpecFile, Trainer, flag, opened
+from search.commands.options import (
+    AsJson,
+    DatabaseUrl,
+    DeviceOption,
+    PrecisionOption,
+    SpecFile,
+    Trainer,
+    flag,
+    opened,
+)
 from search.commands.schedule_display import (
     best_json,
     facts_of,
@@ -97,10 +106,12 @@ class How:
     device: DeviceOption = "auto"
     trainer: Trainer = "fused"
     """How workers train; `fused`: many trials at once, where that is faster; `plain`: one at a time."""
+    precision: PrecisionOption = "auto"
 
     def options(self) -> dict[str, Any]:
-        """As they are stored."""
-        return {
+        """As they are stored; without `auto`, so that a schedule of before there was a choice is the same."""
+        chosen = {} if self.precision == "auto" else {"precision": self.precision}
+        return chosen | {
             "workers": self.workers,
             "address": self.address,
             "in_process": self.in_process,
@@ -128,6 +139,7 @@ def declare(
     The file is read now and stored. Something has to fire it: `shoal schedule run` here, or what `shoal
     schedule render` writes for a cluster.
     """
+    from search.trials.precisions import check_precision
     from storage.schedules import Schedules
 
     bounds, notes, how = bounds or Bounds(), notes or Notes(), how or How()
@@ -140,6 +152,8 @@ def declare(
         count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
         raise bad_input(f"the schedule has {count}", problems=problems)
     with opened(database) as connection:
+        if when.each == "continue":
+            check_precision(connection, spec.experiment, how.precision)
         schedules = Schedules(connection)
         made, what = schedules.declare(chosen, _settings(spec, when, bounds, notes, how), replace=replace)
         now = schedules.now()
@@ -186,6 +200,8 @@ def _problems(when: When, bounds: Bounds, notes: Notes, how: How) -> list[Proble
             found.append(Problem("address", str(error), "one like http://head:8265"))
         if how.in_process:
             found.append(Problem("in-process", "has no meaning on a cluster", "leave out one of the two"))
+    if how.precision == "tf32" and how.device == "cpu":
+        found.append(Problem("precision", "tf32 needs a GPU", "bf16 or fp32, or another --device"))
     return found
 
 

@@ -123,7 +123,7 @@ class ShoalLauncher:
         shoal = [sys.executable, "-m", "search.cli"]
         shared = [
             part
-            for name in ("workers", "device", "trainer")
+            for name in ("workers", "device", "trainer", "precision")
             if options.get(name) is not None
             for part in (f"--{name}", str(options[name]))
         ]

@@ -76,10 +76,18 @@ class Place:
 def rendered(schedule: ScheduleRecord, target: Target, place: Place | None = None) -> dict[str, str]:
     """File name → text. Raises `RenderError`."""
     place = place or Place()
-    problems = place.problems()
+    problems = place.problems() + _without_gpus(schedule, target, place)
     if problems:
         raise RenderError(problems)
     return TARGETS[target](schedule, place)
+
+
+def _without_gpus(schedule: ScheduleRecord, target: Target, place: Place) -> list[Problem]:
+    """What a schedule asks for that machines without GPUs don't have, where they are what is asked for."""
+    asks_for_machines = target != "systemd" and not schedule.options.get("address")
+    if place.gpus or not asks_for_machines or schedule.options.get("precision") != "tf32":
+        return []
+    return [Problem("gpus", "0 of them, and the schedule's precision tf32 needs one", "--gpus 1 or more")]
 
 
 def object_name(name: str) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from search.cli import app
 from search.commands.launching import ThereOptions, environment_there
+from search.commands.running import resume
 from search.failures import CommandError
+from search.trials.precisions import held_precision
+from search.work.programs import StoredChoices
 from storage.database import URL_VARIABLE, Database
 from storage.experiments import Experiments
 from storage.launches import Launches
@@ -69,6 +74,35 @@ def test_submitted_shown_stopped_and_looked_up(
     out, _ = printed(capsys, "logs", "far")
     assert f"launch 1 (shoal-far-1) is submitted to {head.address}" in out
     assert printed(capsys, "logs", "far", "--worker", "nobody")[0] == ""
+
+
+def test_the_precision_reaches_the_driver(
+    head: FakeHead, file: str, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed(capsys, "submit", file, "--address", head.address, "--precision", "bf16")
+    (body,) = head.bodies
+    command, bound, _ = app.parse_args(shlex.split(body["entrypoint"])[1:], exit_on_error=False)
+    assert command is resume
+    assert bound.arguments["options"].precision == "bf16"
+    assert bound.arguments["experiment"] == "far"
+    (launch,) = Launches(database).of_experiment(Experiments(database).get("far").id)
+    assert "--precision bf16" in " ".join(launch.options["options"])
+
+
+def test_a_precision_that_its_workers_would_refuse_is_refused_before_anything_is_sent(
+    head: FakeHead, file: str, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed(capsys, "submit", file, "--address", head.address)
+    experiment = Experiments(database).get("far")
+    assert held_precision(StoredChoices(database, experiment.id), "cpu", "bf16") == "bf16"
+    head.jobs["shoal-far-1"]["status"] = "SUCCEEDED"
+    again = ("submit", file, "--address", head.address, "--precision")
+    _, err = printed(capsys, *again, "fp32", code=2)
+    assert "computed in bf16" in err
+    assert "--precision" in err
+    assert len(head.bodies) == 1
+    printed(capsys, *again, "bf16")
+    assert len(head.bodies) == 2
 
 
 def test_a_drivers_log_costs_no_token_unless_its_cluster_is_named(

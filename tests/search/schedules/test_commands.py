@@ -12,7 +12,10 @@ import yaml
 from search.commands.firing import GOOD
 from search.failures import ExitCode
 from search.schedules import processes
+from search.trials.precisions import held_precision
+from search.work.programs import StoredChoices
 from storage.database import URL_VARIABLE, Database
+from storage.experiments import Experiments
 from storage.schedules import Schedules
 from tests.contracts.schedules import FakeLauncher, fire
 from tests.contracts.shoal_command import ONE_METHOD, document, printed, tiny
@@ -126,6 +129,7 @@ def test_every_problem_is_listed_at_once(capsys: pytest.CaptureFixture[str], fol
         (("--each", "old"), "each"),
         (("--webhook-format", "xml"), "webhook-format"),
         (("--workers", "0"), "workers"),
+        (("--precision", "fp8"), "precision"),
         (("--webhook-skipped",), "webhook-skipped"),
         (("--name", "n" * 57), "at most 56"),
         (("--name", ""), "name"),
@@ -138,6 +142,33 @@ def test_bad_options_are_refused(
     _, message = printed(capsys, "schedule", "nightly.yaml", *NIGHTLY, *arguments, code=ExitCode.BAD_INPUT)
     assert said in message
     assert "Traceback" not in message
+
+
+def test_the_precision_is_stored_with_the_schedule(capsys: pytest.CaptureFixture[str]) -> None:
+    made = document(capsys, "schedule", "nightly.yaml", *NIGHTLY, "--precision", "bf16")
+    assert made["options"]["precision"] == "bf16"
+    assert "precision=bf16" in printed(capsys, "schedule", "show", "nightly")[0]
+    _, said = printed(capsys, "schedule", "nightly.yaml", *NIGHTLY, code=ExitCode.CONFLICT)
+    assert "--replace" in said
+    changed = document(capsys, "schedule", "nightly.yaml", *NIGHTLY, "--replace")
+    assert "precision" not in changed["options"], "what was stored before there was a choice says none"
+
+
+def test_a_precision_that_can_not_be_is_refused_at_once(
+    capsys: pytest.CaptureFixture[str], database: Database
+) -> None:
+    tf32 = (*NIGHTLY, "--precision", "tf32", "--device", "cpu")
+    _, said = printed(capsys, "schedule", "nightly.yaml", *tf32, code=ExitCode.BAD_INPUT)
+    assert "tf32 needs a GPU" in said
+    begun = Experiments(database).create("nightly", {}, "0" * 64, {}, [("random", 0, "nightly/random/0")])
+    assert held_precision(StoredChoices(database, begun.id), "cpu", "bf16") == "bf16"
+    on = ("schedule", "nightly.yaml", *NIGHTLY, "--each", "continue", "--precision")
+    _, said = printed(capsys, *on, "fp32", code=ExitCode.BAD_INPUT)
+    assert "computed in bf16" in said
+    assert document(capsys, "schedule", "list")["schedules"] == []
+    printed(capsys, *on, "bf16")
+    # A firing that makes an experiment of its own may choose.
+    printed(capsys, "schedule", "nightly.yaml", *NIGHTLY, "--name", "new", "--precision", "fp32")
 
 
 def test_a_long_name_is_fine_where_no_generations_are_made(capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,8 +338,8 @@ def launcher_for(tmp_path: Path, **changes: object) -> processes.ShoalLauncher:
 
 
 def test_a_firing_runs_here_or_on_a_cluster(tmp_path: Path) -> None:
-    options = {"workers": 2, "device": "cpu", "trainer": "plain", "in_process": True}
-    shared = ["--workers", "2", "--device", "cpu", "--trainer", "plain"]
+    options = {"workers": 2, "device": "cpu", "trainer": "plain", "precision": "bf16", "in_process": True}
+    shared = ["--workers", "2", "--device", "cpu", "--trainer", "plain", "--precision", "bf16"]
     here = launcher_for(tmp_path)
     file = Path("x.yaml")
     run = here.command(file, "e", options)[3:]
@@ -322,6 +353,10 @@ def test_a_firing_runs_here_or_on_a_cluster(tmp_path: Path) -> None:
     assert here.report("e", away) is None
     joined = launcher_for(tmp_path, ray_address="auto").command(file, "e", away)[3:]
     assert joined == ["run", "x.yaml", "--report", f"{tmp_path}/e", "--ray-address", "auto", *shared]
+
+
+def test_a_schedule_that_says_no_precision_leaves_it_to_the_run(tmp_path: Path) -> None:
+    assert "--precision" not in launcher_for(tmp_path).command(Path("x"), "e", {"device": "cpu"})
 
 
 def test_a_firing_gets_the_database_but_not_the_secret(

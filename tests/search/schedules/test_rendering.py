@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ import yaml
 
 from search.schedules.rendering import LONGEST_OBJECT, MARK, Place, RenderError, object_name, rendered
 from storage.schedule_records import ScheduleRecord
-from tests.contracts.processes import until
+from tests.contracts.processes import PATIENCE, until
 from tests.contracts.schedules import record
 
 SCHEMAS = Path(__file__).parents[4] / "shared" / "schemas"
@@ -201,6 +202,29 @@ def test_a_submission_needs_a_cluster_that_stands() -> None:
         rendered(schedule(options={"address": "http://head:8265"}), "raycronjob")
 
 
+@pytest.mark.parametrize("target", ["kubernetes", "raycronjob", "slurm", "systemd"])
+def test_precision_is_the_schedules_and_stays_in_the_database(target: Any) -> None:
+    """What is rendered only says which schedule fires, so a changed precision needs no new manifest."""
+    texts = rendered(schedule(options={"precision": "bf16"}), target)
+    assert texts == rendered(schedule(), target)
+    [fires] = [text for text in texts.values() if "--if-due" in text]
+    assert re.search(r"schedule,? fire,? nightly", fires)
+
+
+@pytest.mark.parametrize(("target", "refused"), [("kubernetes", True), ("slurm", True), ("systemd", False)])
+def test_tf32_wants_machines_with_gpus(target: Any, refused: bool) -> None:
+    tf32 = {"precision": "tf32"}
+    assert rendered(schedule(options=tf32), target, Place(gpus=1))
+    if not refused:
+        assert rendered(schedule(options=tf32), target, Place(gpus=0))
+        return
+    with pytest.raises(RenderError, match="tf32 needs one"):
+        rendered(schedule(options=tf32), target, Place(gpus=0))
+    away = tf32 | {"address": "http://head:8265"}
+    if target == "kubernetes":
+        assert rendered(schedule(options=away), target, Place(gpus=0)), "it trains elsewhere"
+
+
 def test_names_fit_kubernetes_and_stay_apart() -> None:
     names = ["nightly", "Nightly", "night.ly", "night_ly", "n" * 60, "n" * 61, "a" * 47, "A-"]
     made = [object_name(name) for name in names]
@@ -280,7 +304,7 @@ signal.signal(signal.SIGTERM, leave)
 @pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize(
     ("then", "term", "code", "requeued"),
-    [("", False, 0, False), ("sys.exit(1)", False, 1, False), ("time.sleep(60)", True, 143, True)],
+    [("", False, 0, False), ("sys.exit(1)", False, 1, False), ("time.sleep(600)", True, 143, True)],
 )
 def test_a_job_that_is_taken_away_comes_again(
     tmp_path: Path, nodes: int, then: str, term: bool, code: int, requeued: bool
@@ -312,7 +336,7 @@ def test_a_job_that_is_taken_away_comes_again(
         until((tmp_path / "began").exists)
         if term:
             job.send_signal(signal.SIGTERM)
-        assert job.wait(timeout=30) == code
+        assert job.wait(timeout=PATIENCE) == code
     finally:
         with suppress(ProcessLookupError):
             os.killpg(job.pid, signal.SIGKILL)
