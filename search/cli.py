@@ -1,14 +1,15 @@
 """`shoal`: the command line. Wires the commands together; each lives in `search.commands`.
 
-Data go to stdout and messages to stderr. Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found,
-4 conflict, 5 database or Ray unreachable, 130 after Ctrl-C. Importing this file must stay quick:
-torch, Ray and Optuna are imported by the commands that need them.
+Data go to stdout and messages to stderr. Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found, 4 conflict or
+not allowed, 5 database or Ray unreachable, 130 after Ctrl-C. Importing this file must stay quick: torch, Ray
+and Optuna are imported by the commands that need them.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -35,11 +36,13 @@ from search.logs import configure
 
 DEBUG_VARIABLE = "SHOAL_DEBUG"
 JSON_FLAG, DEBUG_FLAG = "--json", "--debug"
+ADDRESS = re.compile(r"[\w+.-]+://.*", re.DOTALL)
+"""An argument, or the end of one, that may hold a password and is not repeated."""
 
 EPILOGUE = (
     "Every command takes --debug, which shows the traceback of an error; most take --json.\n"
-    "Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found, 4 conflict, 5 database or Ray unreachable, "
-    "130 Ctrl-C."
+    "Exit codes: 0 ok, 1 failed, 2 bad input, 3 not found, 4 conflict or not allowed, "
+    "5 database or Ray unreachable, 130 Ctrl-C."
 )
 
 
@@ -133,7 +136,7 @@ def _failure(error: Exception, tokens: Sequence[str]) -> Failure:
     if known is not None:
         return known
     what = f"{type(error).__name__}: {error}"
-    again = " ".join(("shoal", *tokens, DEBUG_FLAG))
+    again = " ".join(("shoal", *(ADDRESS.sub("URL", token) for token in tokens), DEBUG_FLAG))
     return Failure(
         ExitCode.FAILED, "internal", what, why="this is a mistake in shoal", next=f"{again} shows where"
     )

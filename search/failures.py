@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from search.experiment.problems import Problem, SpecError
 from storage.errors import (
+    DatabaseOccupied,
+    DatabaseRefuses,
     DatabaseUnreachable,
     DatabaseUnsuitable,
     EmbeddedError,
@@ -73,6 +75,13 @@ def unreachable(what: str, *, next: str = "") -> CommandError:
     return CommandError(Failure(ExitCode.UNREACHABLE, "unreachable", what, next=next))
 
 
+OTHER_ROLE = (
+    "come with the URL of a role that may (SHOAL_DATABASE_URL_FILE): shoal_worker runs experiments and "
+    "schedules, shoal_owner migrates and restores, the server's administrator makes roles"
+)
+"""What to do where the database denies a right."""
+
+
 def failure_of(error: Exception) -> Failure | None:
     """The error in words; None for one that no user should ever meet."""
     # Late, for commands that look at experiments do without `objectives`.
@@ -98,6 +107,12 @@ def failure_of(error: Exception) -> Failure | None:
             return Failure(ExitCode.CONFLICT, "conflict", message, next="give the experiment another name")
         case ExperimentBusy():
             return Failure(ExitCode.CONFLICT, "busy", message, next="shoal watch shows how it goes")
+        case DatabaseRefuses():
+            return Failure(ExitCode.CONFLICT, "refused", message, next=OTHER_ROLE)
+        case DatabaseOccupied():
+            return Failure(
+                ExitCode.CONFLICT, "occupied", message, next="--force, or --into an empty database"
+            )
         case FileUnsuitable():
             return Failure(ExitCode.BAD_INPUT, "file", message)
         case DatabaseUnreachable() | DatabaseUnsuitable() | EmbeddedError():

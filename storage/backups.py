@@ -21,8 +21,15 @@ from typing import IO, Any
 from sqlalchemy import Connection, text
 
 from storage.client_programs import SERVICE, Program, connecting, program_for, programs
-from storage.database import SCHEMA, VERSION_TABLE, Database, newest_revision
-from storage.errors import DatabaseUnsuitable, FileUnsuitable, StorageError
+from storage.database import (
+    INSUFFICIENT_PRIVILEGE,
+    READ_ONLY,
+    SCHEMA,
+    VERSION_TABLE,
+    Database,
+    newest_revision,
+)
+from storage.errors import DatabaseOccupied, DatabaseRefuses, DatabaseUnsuitable, FileUnsuitable, StorageError
 from storage.restore_fence import Fenced, fence
 from storage.roles import SCHEMAS, SEAL
 from storage.upgrading import upgrade_on
@@ -111,15 +118,15 @@ def restore(database: Database, path: Path, *, replace: bool = False) -> Restore
 
     `database` is opened as its owner. `replace`: what it holds of ours and of Optuna's is dropped. The file
     is SQL that runs with the owner's rights: restore only backups of your own. Raises
-    `FileUnsuitable` for one that is no backup, `DatabaseUnsuitable` for one of a newer version or a database
-    that isn't empty.
+    `FileUnsuitable` for one that is no backup, `DatabaseUnsuitable` for one of a newer version,
+    `DatabaseOccupied` for a database that isn't empty, `DatabaseRefuses` for a role that may not fill it.
     """
     program, entries = _readable(path, _server(database))
     tables = [name for kind, schema, name in entries if kind == "TABLE" and schema == "public"]
     with database.long_transaction() as connection:
         if connection.scalar(text(OCCUPIED), {"tables": tables}):
             if not replace:
-                raise DatabaseUnsuitable(
+                raise DatabaseOccupied(
                     f"the database {database.masked_url} is not empty; --force replaces what it holds"
                 )
             _clear(connection, entries)
@@ -220,7 +227,8 @@ def _fill(connection: Connection, program: Program, path: Path) -> None:
             _execute(cursor, waiting)
     except psycopg2.Error as error:
         said = " ".join(str(error).split())[:300]
-        raise StorageError(f"{path} can't be restored, and nothing was changed: {said}") from None
+        kind = DatabaseRefuses if error.pgcode in (INSUFFICIENT_PRIVILEGE, READ_ONLY) else StorageError
+        raise kind(f"{path} can't be restored, and nothing was changed: {said}") from None
     finally:
         cursor.close()
 

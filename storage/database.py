@@ -19,6 +19,7 @@ from storage import patience as waiting
 from storage.connections import BriefPool, engine_settings
 from storage.errors import (
     DatabaseBusy,
+    DatabaseRefuses,
     DatabaseUnreachable,
     DatabaseUnsuitable,
     StorageError,
@@ -117,7 +118,7 @@ class Database:
         """A transaction on a pooled connection: committed at the end, rolled back by an exception.
 
         The driver's errors leave it as ours: `DatabaseUnreachable` for a lost or refused
-        connection, `DatabaseUnsuitable` for a missing right, `ValueRefused` for a violated CHECK.
+        connection, `DatabaseRefuses` for a missing right, `ValueRefused` for a violated CHECK.
         Other violated constraints (`IntegrityError`) pass, for the caller knows what they mean.
         """
         with self._translated(), self._connect(self.engine) as connection, connection.begin():
@@ -322,12 +323,12 @@ class Database:
         if state is not None and state[:2] in ("08", "57", "53"):
             return unreachable(self.url, said)
         if state == INSUFFICIENT_PRIVILEGE:
-            return DatabaseUnsuitable(
+            return DatabaseRefuses(
                 f"the database {self.masked_url} denies a right: {scrub(self.url, said.splitlines()[0])}; "
                 f"`shoal db roles` grants what workers and readers need"
             )
         if state == READ_ONLY:
-            return DatabaseUnsuitable(
+            return DatabaseRefuses(
                 f"the database {self.masked_url} may only be read so: {said.splitlines()[0]}; "
                 "what changes anything runs as the role shoal_worker"
             )

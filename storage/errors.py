@@ -41,6 +41,14 @@ class DatabaseUnsuitable(StorageError):
     """The database answers but can't be used: too old, a schema from a newer shoal, a missing right."""
 
 
+class DatabaseRefuses(DatabaseUnsuitable):
+    """The database is well, and the role with which we came may not do that there."""
+
+
+class DatabaseOccupied(DatabaseUnsuitable):
+    """A database that was to be filled holds something."""
+
+
 class FileUnsuitable(StorageError):
     """A file that was named can't be used: no backup, no password, not to be read or written."""
 

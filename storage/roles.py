@@ -5,6 +5,9 @@
   alters and drops nothing and deletes nothing.
 - `shoal_reader` reads: reports, `shoal serve`, Optuna Dashboard, backups.
 
+None of them may even connect to the server's own databases (`postgres`, `template1`), where whoever makes the
+roles may take that from everybody; the databases of others on the same server are theirs, and are told of.
+
 Grants are over whole schemas and, as default privileges, over whatever the owner makes later: a new table
 needs no line here. The database is thought to be ours alone. All statements may be run again; rights that
 a role has too many of are taken away in the same transaction.
@@ -129,15 +132,16 @@ def statements(database_name: str, workers: int, readers: int = READER_CONNECTIO
         f"ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
         f"ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} IN SCHEMA shoal GRANT EXECUTE ON FUNCTIONS TO {WORKER}",
     ]
-    return [*found, NO_LARGE_OBJECTS, SEAL]
+    return [*found, NO_OTHER_DATABASES, NO_LARGE_OBJECTS, SEAL]
 
 
-def make_roles(database: Database, passwords: Mapping[str, str]) -> None:
+def make_roles(database: Database, passwords: Mapping[str, str]) -> list[str]:
     """Make the three roles, give each its rights, and set the passwords that are given, by role.
 
-    All or nothing. `database` is opened as its superuser or as a role that may do this. A password goes
-    over the wire as the hash that the server keeps. Raises `DatabaseUnsuitable` where that role may not,
-    or where one of ours can do more than it should.
+    Gives the names of other databases of the server to which they may connect all the same. All or
+    nothing. `database` is opened as its superuser or as a role that may do this. A password goes over the
+    wire as the hash that the server keeps. Raises `DatabaseRefuses` where that role may not,
+    `DatabaseUnsuitable` where one of ours can do more than it should.
     """
     with database.begin() as connection:
         name = connection.scalar(text("SELECT current_database()"))
@@ -148,9 +152,11 @@ def make_roles(database: Database, passwords: Mapping[str, str]) -> None:
             verifier = _verifier(connection, role, password)
             connection.exec_driver_sql(f"ALTER ROLE {role} LOGIN PASSWORD '{verifier}'")
         strong = connection.execute(text(TOO_STRONG), {"roles": list(ROLES)}).all()
+        elsewhere = connection.scalars(text(REACHED), {"roles": [OWNER, *ROLES]}).all()
     if strong:
         said = "; ".join(f"{role} is {what}" for role, what in strong)
         raise DatabaseUnsuitable(f"the roles are made, but {said}: take that away (ALTER ROLE, REVOKE)")
+    return [str(name) for name in elsewhere]
 
 
 def seal(database: Database) -> None:
@@ -190,6 +196,31 @@ BELONG_TO_OWNER = f"""DO $$ BEGIN
     END IF;
 END $$"""
 """Who isn't the superuser gives away only what he belongs to."""
+
+NO_OTHER_DATABASES = f"""DO $$ DECLARE one name; BEGIN
+    FOR one IN
+        SELECT datname FROM pg_database
+        WHERE datname IN ('postgres', 'template1') AND datname <> current_database()
+          AND pg_has_role(current_user, datdba, 'USAGE')
+          AND (has_database_privilege('{WORKER}', oid, 'CONNECT, TEMPORARY')
+               OR has_database_privilege('{READER}', oid, 'CONNECT, TEMPORARY'))
+    LOOP
+        EXECUTE format('REVOKE CONNECT, TEMPORARY ON DATABASE %I '
+                       'FROM PUBLIC, {OWNER}, {WORKER}, {READER}', one);
+    END LOOP;
+END $$"""  # noqa: S608 (only our own names are put in)
+"""A new server lets everybody connect there, and make tables that go with the session and fill its disk.
+Only a database's owner takes that away, or the superuser; whoever else shall connect needs a GRANT then."""
+
+REACHED = """
+SELECT datname FROM pg_database
+WHERE datallowconn AND datname <> current_database()
+  AND EXISTS (SELECT FROM unnest(CAST(:roles AS name[])) AS role
+              WHERE datdba <> CAST(CAST(role AS text) AS regrole)
+                AND has_database_privilege(role, pg_database.oid, 'CONNECT'))
+ORDER BY datname
+"""
+"""Other databases that one of them may connect to and does not own."""
 
 NO_LARGE_OBJECTS = """DO $$ DECLARE one regprocedure; BEGIN
     IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN

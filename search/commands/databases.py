@@ -182,7 +182,7 @@ def roles(
         # Nobody changes the password with which he has come; the embedded server keeps its owner's.
         keeps = embedded is not None or connection.engine.url.username == OWNER
         given = passwords(folder, ROLES if keeps else (OWNER, *ROLES))
-        make_roles(connection, given)
+        elsewhere = make_roles(connection, given)
     urls = write_urls(folder, url, given)
     if as_json:
         found = [
@@ -193,10 +193,15 @@ def roles(
             }
             for role in given
         ]
-        output.document("db-roles/1", {"roles": found})
+        output.document("db-roles/1", {"roles": found, "also_reach": elsewhere})
         return
     rows = [(role, folder / role, urls.get(role, "")) for role in given]
     output.show(output.table(("role", "password in", "URL in (for SHOAL_DATABASE_URL_FILE)"), rows))
+    if elsewhere:
+        output.message(
+            f"they may connect to other databases of this server as well: {', '.join(elsewhere)}; each one's "
+            "owner can take that away: REVOKE CONNECT ON DATABASE … FROM PUBLIC"
+        )
 
 
 @db.command

@@ -328,6 +328,11 @@ def test_mistakes_of_ours_show_a_traceback_only_on_request(
     assert "Traceback" not in err
     assert "--debug" in err
     assert "Traceback" in printed(capsys, "status", "--debug", code=1)[1]
+    secret = "postgresql://u:hun ter2@h/d"
+    for arguments in (("--database", secret), (f"--database={secret}",)):
+        _, err = printed(capsys, "status", *arguments, code=1)
+        assert "hun" not in err
+        assert "ter2" not in err
     monkeypatch.setenv("SHOAL_DEBUG", "1")
     assert "Traceback" in printed(capsys, "status", code=1)[1]
 

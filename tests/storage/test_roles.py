@@ -19,6 +19,7 @@ from storage.experiments import Experiments
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from storage.role_files import passwords, write_urls
 from storage.roles import OWNER, READER, ROLES, WORKER, make_roles, seal, statements, worker_connections
+from tests.conftest import database_named
 from tests.contracts.database_roles import RoleUrls, administrator_url, roles_in, url_as
 from tests.contracts.ledger_contract import end, epoch_of
 
@@ -74,6 +75,9 @@ FORBIDDEN = {
     "change the server": "ALTER SYSTEM SET fsync = off",
     "end the server's work": "SELECT pg_reload_conf()",
 }
+
+OWN_DATABASES = ("postgres", "template1")
+"""That a new server has, open to everybody."""
 
 APPEND_ONLY = ("UPDATE shoal.events SET kind = 'claimed'", "UPDATE shoal.test_readings SET seed = 1")
 
@@ -225,6 +229,63 @@ def test_tables_that_another_role_made_become_the_owners(empty_database_url: str
             "SELECT count(*) FROM pg_class JOIN pg_namespace AS place ON place.oid = relnamespace "
             f"WHERE nspname IN ('shoal', 'public') AND relowner <> '{OWNER}'::regrole"
         ) == 0  # fmt: skip
+
+
+class TestOtherDatabases:
+    """A role that may connect elsewhere on the server may look around there, and fill its disk."""
+
+    @pytest.fixture(autouse=True)
+    def opened_again(self, urls: RoleUrls) -> None:
+        """The server's own databases are as on a new server, with our roles on it."""
+        with Database(administrator_url(urls.owner)) as database, database.begin() as connection:
+            for name in OWN_DATABASES:
+                connection.execute(text(f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO PUBLIC"))
+
+    @pytest.mark.parametrize("name", OWN_DATABASES)
+    def test_the_servers_own_are_closed(self, urls: RoleUrls, tmp_path: Path, name: str) -> None:
+        there = [database_named(url, name) for url in (urls.owner, urls.worker, urls.reader)]
+        assert [attempt(url, "CREATE TEMPORARY TABLE mine (id integer)") for url in there] == [None] * 3
+        roles_in(urls.owner, tmp_path / "roles")
+        for url in there:
+            with pytest.raises(psycopg2.OperationalError, match="does not have CONNECT privilege"):
+                attempt(url, "SELECT 1")
+        assert attempt(urls.worker, WRITING["add a row"]) is None
+        assert attempt(database_named(administrator_url(urls.owner), name), "SELECT 1") is None
+
+    def test_others_stay_open_and_are_told_of(
+        self, urls: RoleUrls, empty_database_url: str, tmp_path: Path
+    ) -> None:
+        """They may be somebody else's, who has to say who comes in."""
+        other = str(make_url(empty_database_url).database)
+        with Database(administrator_url(urls.owner)) as administrator:
+            reached = make_roles(administrator, {})
+            assert other in reached
+            assert not {*OWN_DATABASES, str(make_url(urls.owner).database)} & set(reached)
+            assert attempt(database_named(urls.reader, other), "SELECT 1") is None
+            with administrator.begin() as connection:
+                connection.execute(text(f'REVOKE CONNECT ON DATABASE "{other}" FROM PUBLIC'))
+            assert other not in make_roles(administrator, {})
+
+    def test_who_does_not_own_them_leaves_them_open_and_says_so(self, urls: RoleUrls) -> None:
+        """As on a managed server: a role that may make roles, owns our database, and no other."""
+        name = make_url(urls.owner).database
+        with Database(administrator_url(urls.owner)) as administrator:
+            with administrator.begin() as connection:
+                connection.execute(text(
+                    "CREATE ROLE manager LOGIN CREATEROLE PASSWORD 'the manager of it';"
+                    f"GRANT {OWNER}, {WORKER}, {READER} TO manager WITH ADMIN OPTION;"
+                    f'ALTER DATABASE "{name}" OWNER TO manager; ALTER SCHEMA public OWNER TO manager'
+                ))  # fmt: skip
+            try:
+                with Database(url_as(urls.owner, "manager", "the manager of it")) as managed:
+                    assert set(OWN_DATABASES) <= set(make_roles(managed, {}))
+                assert attempt(database_named(urls.worker, "postgres"), "SELECT 1") is None
+            finally:
+                with administrator.begin() as connection:
+                    connection.execute(text(
+                        f'ALTER DATABASE "{name}" OWNER TO {OWNER}; REASSIGN OWNED BY manager TO {OWNER};'
+                        "DROP OWNED BY manager; DROP ROLE manager"
+                    ))  # fmt: skip
 
 
 class TestBeforeThereAreTables:

@@ -76,8 +76,9 @@ def test_who_may_not_make_roles_is_told(
     database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["db", "roles", "--database", database_url, "--passwords-from", str(tmp_path)]
-    _, said = printed(capsys, *command, code=ExitCode.UNREACHABLE)
+    _, said = printed(capsys, *command, code=ExitCode.CONFLICT)
     assert "denies a right" in said
+    assert "the server's administrator makes roles" in said
     assert "mistake in shoal" not in said
 
 
@@ -110,8 +111,11 @@ def test_backup_and_restore(
     printed(capsys, "db", "backup", "--out", file, "--force", "--database", database_url)
     done = document(capsys, "db", "restore", file, "--into", empty_database_url)
     assert (done["released_trials"], done["orphan_checkpoints"]) == (0, [])
-    _, said = printed(capsys, "db", "restore", file, "--into", empty_database_url, code=5)
-    assert "--force" in said
+    _, said = printed(capsys, "db", "restore", file, "--into", empty_database_url, code=ExitCode.CONFLICT)
+    assert "is not empty" in said
+    assert "next: --force" in said
+    full = ("db", "restore", file, "--into", empty_database_url)
+    assert document(capsys, *full, code=ExitCode.CONFLICT)["error"]["kind"] == "occupied"
     _, said = printed(
         capsys, "db", "restore", str(tmp_path / "none"), "--into", empty_database_url, code=ExitCode.BAD_INPUT
     )
