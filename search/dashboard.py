@@ -11,52 +11,16 @@ milliseconds where stock Optuna reads everything.
 
 from __future__ import annotations
 
-import ipaddress
-import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from typing import TYPE_CHECKING
 
 from search.failures import CommandError, ExitCode, Failure
+from search.serve.guard import admission, only_for
+from search.serve.listening import bound
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-logger = logging.getLogger(__name__)
-
-LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def host_of(header: str) -> str:
-    """The name in a Host header, without its port: ``[::1]:8080`` → ``::1``."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.partition(":")[0].lower()
-
-
-def only_for(knows: Callable[[str], bool], application: WSGIApplication) -> WSGIApplication:
-    """The application, refusing requests whose Host header `knows` doesn't."""
-
-    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if knows(environ.get("HTTP_HOST", "")):
-            return application(environ, start_response)
-        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
-        return [b"This dashboard answers to the address that `shoal dashboard` printed.\n"]
-
-    return guarded
-
 
 SANDBOX = (
     ("Content-Security-Policy", "sandbox"),
@@ -81,19 +45,6 @@ def sandboxed(application: WSGIApplication) -> WSGIApplication:
     return serve
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    """One slow request (a large study) must not hold up the others."""
-
-    daemon_threads = True
-
-
-class _QuietHandler(WSGIRequestHandler):
-    """Requests are nothing to tell a user."""
-
-    def log_message(self, format: str, *args: Any) -> None:
-        logger.debug(format, *args)
-
-
 def serve(
     database_url: str,
     host: str,
@@ -112,17 +63,18 @@ def serve(
     from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import wsgi
 
-    from search.serve.guard import admission
     from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 
     storage = open_optuna_storage(database_url)
     try:
         kept = FileSystemArtifactStore(artifacts) if artifacts is not None else None
         application = only_for(
-            admission(host, None, names).knows, sandboxed(wsgi(storage, artifact_store=kept))
+            admission(host, None, names).knows,
+            sandboxed(wsgi(storage, artifact_store=kept)),
+            "This dashboard answers to the address that `shoal dashboard` printed.",
         )
         try:
-            server = make_server(host, port, application, server_class=_Server, handler_class=_QuietHandler)
+            server = bound(host, port, application)
         except OSError as error:
             raise CommandError(
                 Failure(

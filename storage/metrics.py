@@ -19,6 +19,7 @@ from sqlalchemy import Connection, text
 
 from storage.control import control_key
 from storage.database import Database, lock_number
+from storage.errors import DatabaseUnsuitable
 from storage.experiments import HELD
 from storage.metric_values import (
     AttemptNumbers,
@@ -51,6 +52,7 @@ TOLD = ("expired", "given_up", "refused")
 
 SERVER = """
 SELECT to_regclass('trials') IS NOT NULL AND to_regclass('studies') IS NOT NULL AS optuna,
+       to_regclass('shoal.experiments') IS NOT NULL AS ours,
        to_regclass('shoal.firings') IS NOT NULL AS schedules,
        pg_database_size(current_database()) AS size_bytes,
        (SELECT CAST(sum(numbackends) AS integer) FROM pg_stat_database) AS connections,
@@ -190,7 +192,7 @@ class Numbers:
     """Reads what there is to tell. One thread at a time.
 
     `epochs` and `function_epochs`: what a trial trains where its file says nothing. Raises
-    `DatabaseUnreachable`.
+    `DatabaseUnreachable`, and `DatabaseUnsuitable` before the tables are made.
     """
 
     def __init__(
@@ -214,6 +216,10 @@ class Numbers:
         with self.database.begin() as connection:
             reader = _Reader(connection, self._clock)
             server = reader.rows(SERVER)[0]
+            if not server.ours:
+                raise DatabaseUnsuitable(
+                    f"the database {self.database.masked_url} has none of our tables: run `shoal db migrate`"
+                )
             round_trip = reader.round_trip_seconds()
             states = {row[0]: row[1] for row in reader.rows(STATE_COUNTS)}
             rows = reader.rows(HEADS, under_way=list(UNDER_WAY))

@@ -21,6 +21,14 @@ def metrics(
         ),
     ] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port; 0 takes a free one.")] = 9095,
+    name: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative="",
+            show_default=False,
+            help="On the loopback: another host name by which it is asked, as by a proxy; may be repeated.",
+        ),
+    ] = (),
     once: Annotated[
         bool,
         Parameter(
@@ -51,7 +59,7 @@ def metrics(
         asked_to_go = threading.Event()
         before = signal.signal(signal.SIGTERM, lambda *_: asked_to_go.set())
         try:
-            with listen(registry, port, host=host) as address:
+            with listen(registry, port, host=host, names=name) as address:
                 output.message(f"metrics: {address} (Ctrl-C ends it)")
                 asked_to_go.wait()
         finally:

@@ -37,7 +37,8 @@ def dashboard(
     database: DatabaseUrl = None,
 ) -> None:
     """Serve Optuna Dashboard on the same database until Ctrl-C."""
-    from search.dashboard import is_loopback, serve
+    from search.dashboard import serve
+    from search.serve.guard import is_loopback
 
     if not is_loopback(host) and not behind_proxy:
         raise bad_input(

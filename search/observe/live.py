@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
@@ -22,14 +22,17 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     disable_created_metrics,
-    start_http_server,
+    make_wsgi_app,
 )
 
 from search.failures import CommandError, ExitCode, Failure
 from search.observe.metrics import METRICS
+from search.serve.guard import admission, is_loopback, only_for
+from search.serve.listening import bound
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
+    from wsgiref.types import WSGIApplication
 
     from prometheus_client.metrics import MetricWrapperBase
 
@@ -40,6 +43,7 @@ M = TypeVar("M", Counter, Gauge, Histogram)
 PORT_VARIABLE, HOST_VARIABLE = "SHOAL_METRICS_PORT", "SHOAL_METRICS_HOST"
 HOST = "127.0.0.1"
 """Metrics tell names of experiments and machines, so others are shown them only if asked for."""
+REFUSAL = "These metrics answer to local names, and to those that `shoal metrics --name` says."
 ACTOR_PORTS = 64
 """Workers of one machine share a range of so many ports, each the first that is free."""
 
@@ -170,12 +174,21 @@ def serve_metrics_of_actor() -> Iterator[None]:
 
 
 @contextmanager
-def listen(registry: CollectorRegistry, port: int, *, host: str, span: int = 1) -> Iterator[str]:
+def listen(
+    registry: CollectorRegistry, port: int, *, host: str, span: int = 1, names: Iterable[str] = ()
+) -> Iterator[str]:
     """Serve a registry in the block, in threads, at the first free of `span` ports; yields its address.
 
+    On the loopback it answers to this machine's local names alone, and to `names`: a page elsewhere that
+    points its own host name there (DNS rebinding) gets a 403. Elsewhere whoever may connect may read.
     Raises `MetricsError` if none of the ports can be had.
     """
-    server, thread = _bind(registry, port, host, span)
+    application: WSGIApplication = make_wsgi_app(registry)
+    if is_loopback(host):
+        application = only_for(admission(host, None, names).knows, application, REFUSAL)
+    server = _bind(application, port, host, span)
+    thread = threading.Thread(target=server.serve_forever, name="shoal metrics", daemon=True)
+    thread.start()
     try:
         yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
     finally:
@@ -184,13 +197,11 @@ def listen(registry: CollectorRegistry, port: int, *, host: str, span: int = 1) 
         thread.join()
 
 
-def _bind(
-    registry: CollectorRegistry, first: int, host: str, span: int
-) -> tuple[WSGIServer, threading.Thread]:
+def _bind(application: WSGIApplication, first: int, host: str, span: int) -> WSGIServer:
     why = "there is no such port"
     for port in range(first, min(first + span, 65536)):
         try:
-            return start_http_server(port, host, registry)
+            return bound(host, port, application)
         except OSError as error:
             why = error.strerror or str(error)
     ports = str(first) if span == 1 else f"{first} to {first + span - 1}"

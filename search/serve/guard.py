@@ -1,4 +1,4 @@
-"""Who may ask, and how: stands before every page, whatever it is.
+"""Who may ask, and how: stands before every page, whatever it is; `only_for` before what has its own ways.
 
 The view listens on this machine alone unless told otherwise, and there it answers only requests
 addressed to it by name, so that a page elsewhere which points its own host name at 127.0.0.1 (DNS
@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from search.dashboard import LOCAL_NAMES, host_of, is_loopback
-
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 logger = logging.getLogger(__name__)
+
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 METHODS = ("GET", "HEAD")
 
@@ -45,6 +45,35 @@ HEADERS = (
 """On every answer, errors too."""
 
 CHALLENGE = ("WWW-Authenticate", 'Basic realm="shoal", charset="UTF-8"')
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_of(header: str) -> str:
+    """The name in a Host header, without its port: ``[::1]:8080`` → ``::1``."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0].lower()
+
+
+def only_for(knows: Callable[[str], bool], application: WSGIApplication, refusal: str) -> WSGIApplication:
+    """The application, refusing requests whose Host header `knows` doesn't, with a line that says so."""
+
+    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if knows(environ.get("HTTP_HOST", "")):
+            return application(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{refusal}\n".encode()]
+
+    return guarded
 
 
 @dataclass(frozen=True, slots=True)

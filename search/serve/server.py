@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from search.dashboard import is_loopback
 from search.failures import CommandError, ExitCode, Failure, bad_input
 from search.serve.app import application, describe_error
-from search.serve.guard import admission, guarded
+from search.serve.guard import admission, guarded, is_loopback
 from storage.database import Database
 from storage.pages import Pages, read_only
 

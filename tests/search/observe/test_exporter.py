@@ -111,6 +111,15 @@ def test_that_it_is_away_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.getMessage() for record in caplog.records] == ["the database can't be read: away"]
 
 
+def test_before_the_tables_are_made_it_answers_and_says_what_is_missing(
+    empty_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Containers start in any order: no scrape may fail because the migration has not run yet."""
+    with Database(empty_database_url) as empty:
+        assert scrape(exporter_of(empty)) == {("shoal_database_up",): 0}
+    assert "run `shoal db migrate`" in caplog.text
+
+
 def test_an_experiment_as_prometheus_reads_it(database: Database) -> None:
     store_experiment(database)
     told = scrape(exporter_of(database))

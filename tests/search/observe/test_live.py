@@ -7,6 +7,8 @@ import math
 import socket
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -37,7 +39,7 @@ def taken() -> Iterator[int]:
 
 
 def scrape(port: int | None) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         return str(answer.read().decode())
 
 
@@ -49,6 +51,54 @@ def test_what_is_counted_is_served() -> None:
     (line,) = [line for line in said.splitlines() if line.startswith("shoal_worker_claims_total ")]
     assert float(line.split()[1]) >= 3
     assert "process_resident_memory_bytes" in said
+
+
+def ask(address: str, host: str) -> int:
+    """The status with which a request is answered that is addressed to a host."""
+    place = urlsplit(address)
+    assert place.hostname is not None
+    connection = HTTPConnection(place.hostname, place.port, timeout=60)
+    try:
+        connection.request("GET", place.path, headers={"Host": host})
+        answer = connection.getresponse()
+        assert (b"process_resident_memory_bytes" in answer.read()) is (answer.status == 200)
+        return answer.status
+    finally:
+        connection.close()
+
+
+BENT = ["evil.example", "evil.example:9095", "localhost.evil.example", "127.0.0.1.nip.io", "10.0.0.1", ""]
+"""Host headers of pages whose name points at the loopback."""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_on_the_loopback_a_name_that_was_bent_to_it_is_refused(host: str) -> None:
+    if host == "::1" and not has_ipv6():
+        pytest.skip("no IPv6 here")
+    with live.listen(live.instruments().registry, 0, host=host, names=["Metrics.Example"]) as address:
+        assert [ask(address, bent) for bent in BENT] == [403] * len(BENT)
+        for known in ("127.0.0.1:9095", "localhost", "[::1]:9095", "metrics.example"):
+            assert ask(address, known) == 200
+
+
+def test_workers_metrics_are_guarded_as_well() -> None:
+    with serve_metrics(0) as port:
+        assert ask(f"http://127.0.0.1:{port}/metrics", "evil.example") == 403
+
+
+def test_where_all_may_connect_all_may_ask() -> None:
+    """By whatever name: Prometheus has one of its own for each machine."""
+    with live.listen(live.instruments().registry, 0, host="0.0.0.0") as address:
+        assert ask(address, "worker.shoal.svc:9096") == 200
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def test_nothing_is_served_unless_asked_for() -> None:
