@@ -18,6 +18,13 @@ SCRIPTS = sorted(
 )
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 RUNBOOK = DEPLOY / "README.md"
+GUIDES = sorted(DEPLOY.rglob("README.md"))
+COMMENTED = sorted(
+    path
+    for path in DEPLOY.rglob("*")
+    if path.is_file() and path.suffix not in {".md", ".json", ".pyc"} and "secrets" not in path.parts
+)
+"""Files in which comments may tell of commands."""
 
 PROGRAMS = ("shoal", "ray")
 ENDS = {"|", "||", "&&", ";", "&", ">", ">>", "<", "2>", "2>&1", ")", "\\"}
@@ -109,16 +116,36 @@ def of_units() -> Iterator[Line]:
 def of_runbook() -> Iterator[Line]:
     """What the runbook tells to type; `docker compose run --rm shoal …` runs shoal as well."""
     for number, line in console(RUNBOOK.read_text(encoding="utf-8")):
-        yield from in_shell(
-            f"README.md:{number}", re.sub(r"run --rm (shoal|owner) ", "run --rm ; shoal ", line)
-        )
+        yield from in_shell(f"README.md:{number}", without_compose(line))
 
 
 def of_sentences() -> Iterator[Line]:
-    """Commands that the runbook mentions."""
-    text = RUNBOOK.read_text(encoding="utf-8")
+    """Commands that the runbook and the other guides mention."""
+    for path in GUIDES:
+        yield from mentioned(str(path.relative_to(DEPLOY)), path.read_text(encoding="utf-8"))
+
+
+def of_comments() -> Iterator[Line]:
+    """Commands that comments of all other files mention, or show on a line of their own, further in."""
+    for path in COMMENTED:
+        where = str(path.relative_to(DEPLOY))
+        told = re.findall(r"^[ \t]*#(?!!)(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        yield from mentioned(where, "\n".join(told))
+        for line in told:
+            if line.startswith("   "):
+                yield from in_shell(where, without_compose(line.strip()))
+
+
+def mentioned(where: str, text: str) -> Iterator[Line]:
+    """Commands between backticks; brackets say that an option may be left out."""
     for code in re.findall(r"(?<!`)`((?:shoal|ray) [a-z][^`]*)`(?!`)", text):
-        yield Line(f"README.md: `{code}`", tuple(shlex.split(code.replace("…", ""))), whole=False)
+        words = shlex.split(re.sub(r"[…\[\]]", "", code))
+        yield Line(f"{where}: `{' '.join(code.split())}`", tuple(words), whole=False)
+
+
+def without_compose(line: str) -> str:
+    """`docker compose run --rm shoal …` as what runs in the container."""
+    return re.sub(r"run --rm (shoal|owner) ", "run --rm ; shoal ", line)
 
 
 def console(text: str) -> Iterator[tuple[int, str]]:
@@ -152,7 +179,8 @@ def in_shell(where: str, line: str) -> Iterator[Line]:
         return
     for place, word in enumerate(words):
         label = words[place + 1 : place + 2] == [")"]  # of a `case`
-        if Path(word).name in PROGRAMS and begins_a_command(words[:place]) and not label:
+        is_program = Path(word).name in PROGRAMS and "=" not in word
+        if is_program and begins_a_command(words[:place]) and not label:
             call = []
             for other in words[place + 1 :]:
                 if other in ENDS or re.match(r"\d?>", other):

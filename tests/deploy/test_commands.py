@@ -18,6 +18,7 @@ STATIC = [
     *commands.of_units(),
     *commands.of_runbook(),
     *commands.of_sentences(),
+    *commands.of_comments(),
 ]
 
 
@@ -62,6 +63,12 @@ def test_commands_are_found_everywhere() -> None:
     }  # fmt: skip
     assert len(list(commands.of_runbook())) > 20
     assert len(list(commands.of_sentences())) > 20
+    told = {line.where.split(":")[0] for line in commands.of_comments()}
+    assert told >= {
+        "compose.yaml",
+        "observability/prometheus.yml",
+        "kustomize/overlays/kueue/experiment.yaml",
+    }
 
 
 @pytest.mark.parametrize("line", [one for one in STATIC if one.program == "shoal"], ids=lambda one: one.where)
@@ -93,6 +100,7 @@ def test_ray_takes_every_option(rendered: dict[str, list[Document]]) -> None:
         ("shoal", "db", "migrat"),
         ("shoal", "serve", "--port"),
         ("shoal", "schedule", "fire"),
+        ("shoal", "schedule", "x.yaml", "--cron", "0 2 * * *", "--precision", "fp8"),
     ],
 )
 def test_what_does_not_exist_is_noticed(words: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from search.observe.metrics import LIBRARY, METRICS, exported_names
+from tests.deploy.manifests import services
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "observability"
@@ -151,6 +152,24 @@ def test_jobs_that_rules_name_are_scraped() -> None:
     assert asked
     assert asked <= jobs
     assert config["rule_files"] == ["alerts.yml"]
+
+
+def test_what_is_scraped_listens_at_that_port() -> None:
+    """Each service of compose that Prometheus asks serves metrics there, to more than its own container."""
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
+    asked: list[tuple[str, int]] = []
+    for job in config["scrape_configs"]:
+        for group in job.get("static_configs", ()):
+            asked += [(host, int(port)) for host, _, port in (one.partition(":") for one in group["targets"])]
+        for group in job.get("dns_sd_configs", ()):
+            asked += [(name, group["port"]) for name in group["names"]]
+    assert {host for host, _ in asked} == {"metrics", "worker", "worker-gpu"}
+    for host, port in asked:
+        service = services()[host]
+        told = dict(zip(service["command"], service["command"][1:], strict=False))
+        listening = told.get("--metrics-port", told.get("--port"))
+        assert listening == str(port), host
+        assert (told.get("--host") or service["environment"]["SHOAL_METRICS_HOST"]) == "0.0.0.0", host
 
 
 def test_promtool_takes_the_configuration_and_the_rules() -> None:

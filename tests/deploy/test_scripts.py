@@ -153,6 +153,17 @@ def test_a_unit_gets_its_url_as_a_credential_of_the_right_role(unit: Path) -> No
     assert "postgresql://" not in unit.read_text()
 
 
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_a_credential_that_no_file_holds_stops_no_unit(unit: Path, tmp_path: Path) -> None:
+    """systemd starts no unit whose credential is missing; one that not everybody has gets an empty one."""
+    secrets(tmp_path)
+    text = unit.read_text()
+    for name, path in re.findall(r"\nLoadCredential=([\w-]+):/etc/shoal/([\w-]+)\n", text):
+        assert (tmp_path / path).is_file(), path
+        assert f"%d/{name}\n" in text, "nothing is told where it is"
+        assert name == "database-url" or f"\nSetCredential={name}:\\n\n" in text, f"{name} is not everybody's"
+
+
 def test_a_worker_is_given_longer_than_its_grace() -> None:
     for unit in UNITS:
         grace = re.search(r"--grace-seconds (\d+)", unit.read_text())
