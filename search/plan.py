@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
 from objectives.base import FULL_BATCH, ObjectiveError, Scalar, Task, TrialConfig
 from search.experiment.dimensions import Choices, Dimension
-from search.experiment.settings import GpSettings, MethodSettings, NoPruner, TpeSettings
+from search.experiment.settings import (
+    AshaPromotionSettings,
+    GpSettings,
+    MethodSettings,
+    NoPruner,
+    TpeSettings,
+)
 from search.experiment.spec import ExperimentSpec
 from search.plan_comparison import (
     ComparisonPlan,
@@ -61,6 +67,8 @@ class Rates:
     """Parameters, gradients, optimizer state; activations come on top. None: not fused."""
     reason: str | None = None
     """Why such trials train one after the other; None: they don't."""
+    convolutions: Mapping[str, str] = field(default_factory=dict)
+    """Layer → the backend of this convolution in the fused program; empty: not fused, or not in layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +227,14 @@ def measured_speed(task: Task, config: TrialConfig, precision: str = "auto") -> 
 
     task = replace(task, precision=resolve_precision(precision, resolve_device("auto")))
     seen = speed_on(task, config)
-    return Rates(seen.alone, seen.fused or None, seen.tried, seen.bytes_per_slot or None, seen.reason)
+    return Rates(
+        seen.alone,
+        seen.fused or None,
+        seen.tried,
+        seen.bytes_per_slot or None,
+        seen.reason,
+        seen.convolutions,
+    )
 
 
 def _method_plan(
@@ -290,6 +305,8 @@ def _notes(spec: ExperimentSpec, grid_size: int | None) -> list[str]:
     notes = []
     if not isinstance(spec.pruner, NoPruner):
         notes.append(f"epochs and time are upper bounds: the pruner `{spec.pruner.name}` will save some")
+    if isinstance(spec.pruner, AshaPromotionSettings):
+        notes += _promotion_notes(spec, spec.pruner)
     if spec.budget.epochs is not None and spec.budget.epochs < trials * spec.max_epochs():
         notes.append(f"a study stops starting trials after {spec.budget.epochs:,} epochs")
     if len(spec.methods) > 1:
@@ -298,6 +315,21 @@ def _notes(spec: ExperimentSpec, grid_size: int | None) -> list[str]:
         notes += winner_notes(spec)
     for name, settings in spec.methods.items():
         notes += _method_notes(name, settings, trials)
+    return notes
+
+
+def _promotion_notes(spec: ExperimentSpec, pruner: AshaPromotionSettings) -> list[str]:
+    rungs, epochs = 0, pruner.min_epochs
+    while epochs < spec.max_epochs():
+        rungs, epochs = rungs + 1, epochs * pruner.eta
+    notes = []
+    if spec.budget.trials < (least := pruner.eta**rungs):
+        notes.append(
+            f"of fewer than {least:,} trials none is promoted over all {rungs} rungs: the best of a study is "
+            "trained to its end when nothing else is left"
+        )
+    if "gp" in spec.methods:
+        notes.append("gp learns from trials that were trained to their end alone, and most will rest before")
     return notes
 
 

@@ -63,7 +63,14 @@ class BatchedLedger:
         self.database.retrying(lambda _unsure: self.database.script(script, values))
 
     def claim(
-        self, study_name: str, worker_id: int, *, waiting: int, new: int, of: int | None = None
+        self,
+        study_name: str,
+        worker_id: int,
+        *,
+        waiting: int,
+        new: int,
+        of: int | None = None,
+        among: Collection[int] | None = None,
     ) -> list[Lease]:
         values = {
             "study": study_name,
@@ -71,6 +78,7 @@ class BatchedLedger:
             "waiting": waiting,
             "new": new,
             "of": of,
+            "among": None if among is None else list(among),
             "ttl": lease_seconds(),
             "write": new_number(),
         }
@@ -124,7 +132,7 @@ class BatchedLedger:
         }
         script = sql.HOLD + sql.FENCE
         if draws:
-            values["draws"], values["drawn"] = _draws(draws), [draw.lease.token for draw in draws]
+            values |= _draws(draws) | {"drawn": [draw.lease.token for draw in draws]}
             script += sql.DRAW
         notes = _notes(draws, endings)
         if notes:
@@ -238,21 +246,26 @@ def said_by_token(
     return asked
 
 
-def _draws(draws: Iterable[Draw]) -> str:
+def _draws(draws: Iterable[Draw]) -> dict[str, Any]:
+    """The parameters of draws, as arrays; a parameter and its distribution, which a pool shares, once."""
     from optuna.distributions import distribution_to_json
 
-    texts: dict[int, str] = {}  # the draws of a pool share the distributions, whose text takes a while
+    kinds: dict[tuple[str, int], tuple[int, str]] = {}
     rows = []
     for draw in draws:
-        for place, name in enumerate(draw.values):
-            kind = draw.distributions[name]
-            if (text := texts.get(id(kind))) is None:
-                text = texts[id(kind)] = distribution_to_json(kind)
-            rows.append([draw.lease.token, place, name, stored_parameter(draw, name), text])
-    return json.dumps(
-        [dict(zip(("token", "place", "name", "value", "distribution"), row, strict=True)) for row in rows],
-        allow_nan=False,
-    )
+        for name in draw.values:
+            distribution = draw.distributions[name]
+            key = name, id(distribution)
+            if (kind := kinds.get(key)) is None:
+                kind = kinds[key] = len(kinds) + 1, distribution_to_json(distribution)
+            rows.append((draw.lease.token, kind[0], stored_parameter(draw, name)))
+    return {
+        "draw_tokens": [token for token, _, _ in rows],
+        "draw_kinds": [kind for _, kind, _ in rows],
+        "draw_values": [value for _, _, value in rows],
+        "kind_names": [name for name, _ in kinds],
+        "kind_distributions": [text for _, text in kinds.values()],
+    }
 
 
 def stored_parameter(draw: Draw, name: str) -> float:

@@ -49,7 +49,7 @@ SELECT point.trial_id, array_agg(point.epoch ORDER BY point.epoch),
        array_agg(CAST(point.metrics ->> :metric AS float8) ORDER BY point.epoch),
        array_agg(point.train_loss ORDER BY point.epoch),
        array_agg(point.validation_loss ORDER BY point.epoch),
-       array_agg(point.seconds ORDER BY point.epoch)
+       array_agg(point.seconds ORDER BY point.epoch), max(point.written_at)
 FROM shoal.epochs AS point
 JOIN shoal.experiment_studies AS study ON study.id = point.study_id
 WHERE study.experiment_id = :experiment_id AND study.role = 'search'

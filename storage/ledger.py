@@ -181,9 +181,18 @@ class Ledger(Protocol):
         """Note that a worker ended. Leases that it still holds go back to the queue at once."""
 
     def claim(
-        self, study_name: str, worker_id: int, *, waiting: int, new: int, of: int | None = None
+        self,
+        study_name: str,
+        worker_id: int,
+        *,
+        waiting: int,
+        new: int,
+        of: int | None = None,
+        among: Collection[int] | None = None,
     ) -> list[Lease]:
         """Take trials: up to `waiting` from the queue, and `new` that are made for it.
+
+        `among`: numbers of the trials of the queue that may be taken; the others stay where they are.
 
         `of`: how many trials the study had when it was found that it may have `new` more; none is
         made if it has another number by now. Whoever found that may have been stopped since, or cut

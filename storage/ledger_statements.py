@@ -55,6 +55,7 @@ picked AS MATERIALIZED (
     SELECT trial.trial_id, trial.number
     FROM studies JOIN trials AS trial ON trial.study_id = studies.study_id
     WHERE studies.study_name = %(study)s AND trial.state = 'WAITING' AND EXISTS (SELECT FROM held)
+      AND (CAST(%(among)s AS int[]) IS NULL OR trial.number = ANY(CAST(%(among)s AS int[])))
       AND NOT EXISTS (
         SELECT FROM shoal.attempts WHERE attempts.trial_id = trial.trial_id AND attempts.state = 'running')
     ORDER BY NOT EXISTS (SELECT FROM trial_params WHERE trial_params.trial_id = trial.trial_id), trial.number
@@ -169,9 +170,11 @@ PASSED = "attempt.last_write = %(write)s AND attempt.state = 'running'"
 
 DRAW = f"""
 INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
-SELECT attempt.trial_id, said.name, said.value, said.distribution
-FROM json_to_recordset(CAST(%(draws)s AS json))
-        AS said(token bigint, place int, name text, value float8, distribution text)
+SELECT attempt.trial_id, kinds.name, said.value, kinds.distribution
+FROM unnest(%(draw_tokens)s::bigint[], %(draw_kinds)s::int[], %(draw_values)s::float8[])
+        WITH ORDINALITY AS said(token, kind, value, place)
+JOIN unnest(%(kind_names)s::text[], %(kind_distributions)s::text[])
+        WITH ORDINALITY AS kinds(name, distribution, kind) USING (kind)
 JOIN shoal.attempts AS attempt ON attempt.token = said.token AND {PASSED}
 ORDER BY attempt.trial_id, said.place
 ON CONFLICT (trial_id, param_name)

@@ -152,6 +152,8 @@ class CurveArrays(NamedTuple):
     train_losses: Sequence[float | None]
     validation_losses: Sequence[float | None]
     seconds: Sequence[float]
+    written_at: datetime
+    """When the last of it was stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,7 +82,14 @@ class StockLedger:
         self.database.retrying(retire)
 
     def claim(
-        self, study_name: str, worker_id: int, *, waiting: int, new: int, of: int | None = None
+        self,
+        study_name: str,
+        worker_id: int,
+        *,
+        waiting: int,
+        new: int,
+        of: int | None = None,
+        among: Collection[int] | None = None,
     ) -> list[Lease]:
         from optuna.trial import TrialState, create_trial
 
@@ -95,6 +102,8 @@ class StockLedger:
         for trial in self._queue(study_id):
             if len(leases) == waiting:
                 break
+            if among is not None and trial.number not in among:
+                continue
             leases += self._begin(study_name, trial._trial_id, worker_id)
         wanted = len(leases) + new
         while len(leases) < wanted and of in (None, len(self._trials.all(study_id))):

@@ -229,7 +229,7 @@ def trials(
     reasons = ("reason",) if any(row.reason for row in rows) else ()
     columns = ("method", "rep", "trial", "state", "value", "epochs", "seconds", "config", *reasons)
     found = [
-        (r.method, r.replicate, r.number, "diverged" if r.diverged else r.state, format_number(r.value),
+        (r.method, r.replicate, r.number, _shown_state(r, record.spec), format_number(r.value),
          r.epochs, f"{r.seconds:.1f}", _config(r.params), *([r.reason or ""] if reasons else []))
         for r in rows
     ]  # fmt: skip
@@ -239,6 +239,15 @@ def trials(
             f"there are more than these {len(rows)}: --offset {max(0, offset) + len(rows)} shows the next, "
             f"--state and --method choose, --limit takes any number, --json lists all"
         )
+
+
+def _shown_state(row: TrialRow, spec: Mapping[str, object]) -> str:
+    """A trial's state in a table: what waits after some epochs where trials pause has paused."""
+    if row.diverged:
+        return "diverged"
+    pruner = spec.get("pruner")
+    pauses = isinstance(pruner, Mapping) and pruner.get("name") == "asha_promotion"
+    return "paused" if pauses and row.state == "waiting" and row.epochs else row.state
 
 
 def _config(params: Mapping[str, object]) -> str:

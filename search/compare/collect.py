@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from search.compare.base import (
     Way,
     WorkerSeen,
 )
+from search.experiment.settings import AshaPromotionSettings
 from storage import queries
 from storage.attempts import Attempts
 from storage.curves import Curves
@@ -62,6 +64,7 @@ def collect(database: Database, experiment: str) -> Comparison:
             in_file_order(studies, record.spec),
             rows,
             Curves(database).points(record.id, metric),
+            rests=_pruner_name(record.spec) == AshaPromotionSettings().name,
         ),
         readings=readings(TestReadings(database).of_experiment(record.id), studies, rows),
         retrainings=retrainings(studies, queries.progress(database, record.id, role="retraining")),
@@ -71,6 +74,11 @@ def collect(database: Database, experiment: str) -> Comparison:
             Attempts(database).most_held(record.id),
         ),
     )
+
+
+def _pruner_name(spec: Mapping[str, object]) -> object:
+    pruner = spec.get("pruner")
+    return pruner.get("name") if isinstance(pruner, Mapping) else pruner
 
 
 def retrainings(studies: Iterable[StudyRecord], progress: Iterable[StudyProgress]) -> dict[str, Retrainings]:
@@ -127,12 +135,24 @@ def in_file_order(studies: Iterable[StudyRecord], spec: Mapping[str, object]) ->
 
 
 def study_outcomes(
-    studies: Iterable[StudyRecord], rows: Iterable[TrialRow], curves: Mapping[int, CurveArrays]
+    studies: Iterable[StudyRecord],
+    rows: Iterable[TrialRow],
+    curves: Mapping[int, CurveArrays],
+    *,
+    rests: bool = False,
 ) -> tuple[StudyOutcome, ...]:
-    """The studies with their trials by number, each with its curve; `curves` by the trial's id."""
+    """The studies with their trials by number, each with its curve; `curves` by the trial's id.
+
+    `rests`: whether trials rest at rungs. Those that nobody promoted end together, when their study does;
+    but what they cost was spent when they came to rest.
+    """
     trials: dict[str, list[TrialOutcome]] = defaultdict(list)
     for row in rows:
-        trials[row.study_name].append(trial_outcome(row, curves.get(row.trial_id)))
+        curve = curves.get(row.trial_id)
+        outcome = trial_outcome(row, curve)
+        if rests and curve is not None and row.state == "pruned":
+            outcome = replace(outcome, ended_at=curve.written_at)
+        trials[row.study_name].append(outcome)
     return tuple(
         StudyOutcome(
             method=study.method,
@@ -161,8 +181,13 @@ def trial_outcome(row: TrialRow, curve: CurveArrays | None) -> TrialOutcome:
         shared_epochs=row.shared_epochs,
         started_at=row.started_at,
         ended_at=row.ended_at,
-        curve=() if curve is None else tuple(map(_point, *curve)),
+        curve=() if curve is None else _points(curve),
     )
+
+
+def _points(curve: CurveArrays) -> tuple[EpochPoint, ...]:
+    losses = (curve.train_losses, curve.validation_losses)
+    return tuple(map(_point, curve.epochs, curve.values, *losses, curve.seconds))
 
 
 def _point(

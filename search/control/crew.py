@@ -17,7 +17,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from search.experiment.settings import NoPruner
 from search.experiment.spec import ExperimentSpec
 from search.trials.broker import Broker
 from search.trials.claims import Look, Patience
@@ -211,9 +210,9 @@ def work(
                 idle_seconds=assignment.idle_seconds,
             )
             try:
-                judged = not isinstance(spec.pruner, NoPruner)
                 with ledger.beating(broker.holdings):
-                    return run_at(desk, engine, watched.saver(assignment.checkpoint_seconds), judged=judged)
+                    saver = watched.saver(assignment.checkpoint_seconds)
+                    return run_at(desk, engine, saver, judged=spec.pruner.stops)
             finally:
                 # What is still held goes back to the queue at once, unless the database is away.
                 with suppress(StorageError):

@@ -6,6 +6,7 @@ from search.experiment.dimensions import Choices, Dimension, Finding
 from search.experiment.draft import Draft, written
 from search.experiment.problems import nearest, shown
 from search.experiment.settings import (
+    AshaPromotionSettings,
     AshaSettings,
     GridSettings,
     HyperbandSettings,
@@ -101,7 +102,7 @@ def _pruner_findings(pruner: PrunerSettings | None, most: int) -> list[Finding]:
         if pruner.max_resource is not None and pruner.max_resource > most:
             message = f"{pruner.max_resource} epochs are more than the {most} of a trial"
             return [(("pruner", "max_resource"), message, f"at most {most}, or leave it out")]
-    elif isinstance(pruner, AshaSettings):
+    elif isinstance(pruner, AshaSettings | AshaPromotionSettings):
         key, first = "min_epochs", pruner.min_epochs
     if first < most:
         return []

@@ -121,12 +121,17 @@ REFUSED_METHODS = {
 class PrunerSettings(Settings):
     """Base of the pruners' settings; `name` says which one."""
 
+    stops: ClassVar[bool] = True
+    """Whether the report of an epoch may end a trial before its time."""
+
     name: str
     """Which pruner."""
 
 
 class NoPruner(PrunerSettings):
     """Every trial trains to its end."""
+
+    stops: ClassVar[bool] = False
 
     name: Literal["none"] = "none"
 
@@ -191,6 +196,18 @@ class AshaSettings(PrunerSettings):
     """One in so many trials goes on to the next rung, which has so many times the epochs."""
 
 
+class AshaPromotionSettings(PrunerSettings):
+    """Asynchronous successive halving as published: trials rest at rungs, and the best of each go on."""
+
+    stops: ClassVar[bool] = False
+
+    name: Literal["asha_promotion"] = "asha_promotion"
+    min_epochs: Count = 1
+    """Epochs at the first rung."""
+    eta: Annotated[int, Field(ge=2, le=MAX_COUNT)] = 3
+    """One in so many trials goes on to the next rung, which has so many times the epochs."""
+
+
 PRUNER_SETTINGS: dict[str, type[PrunerSettings]] = {
     "none": NoPruner,
     "median": MedianSettings,
@@ -198,6 +215,7 @@ PRUNER_SETTINGS: dict[str, type[PrunerSettings]] = {
     "successive_halving": SuccessiveHalvingSettings,
     "hyperband": HyperbandSettings,
     "asha": AshaSettings,
+    "asha_promotion": AshaPromotionSettings,
 }
 """Name in the file → its settings."""
 

@@ -67,10 +67,17 @@ class WatchedLedger:
         self._ledger.retire(worker_id)
 
     def claim(
-        self, study_name: str, worker_id: int, *, waiting: int, new: int, of: int | None = None
+        self,
+        study_name: str,
+        worker_id: int,
+        *,
+        waiting: int,
+        new: int,
+        of: int | None = None,
+        among: Collection[int] | None = None,
     ) -> list[Lease]:
         with self._clocked("claim"):
-            leases = self._ledger.claim(study_name, worker_id, waiting=waiting, new=new, of=of)
+            leases = self._ledger.claim(study_name, worker_id, waiting=waiting, new=new, of=of, among=among)
         self._metrics.counter("shoal_worker_claims_total").inc(len(leases))
         for lease in leases:
             self._held[lease.token] = 0

@@ -2,8 +2,9 @@
 
 A pruner is asked at the end of every epoch but a trial's last; the step is the number of epochs
 trained. Each comes in two forms that say the same: as Optuna's pruner, for any Optuna client, and
-as a rule of `search.pruning.stopping` that judges a whole pool at once, which is what workers use. Adding
-one is a settings class in `search.experiment.settings`, two builders here and a line in each registry.
+as a rule of `search.pruning.stopping` that judges a whole pool at once, which is what workers use. One that
+stops nothing, but lets trials pause, has a rule for that instead (`build_promotion`). Adding one is a
+settings class in `search.experiment.settings`, two builders here and a line in each registry.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from search.experiment.settings import (
+    AshaPromotionSettings,
     AshaSettings,
     HyperbandSettings,
     MedianSettings,
@@ -30,6 +32,7 @@ from search.experiment.settings import (
     PrunerSettings,
     SuccessiveHalvingSettings,
 )
+from search.pruning.promotion import AshaPromotion
 from search.pruning.stopping import (
     Asha,
     Hyperband,
@@ -148,6 +151,7 @@ PRUNERS: dict[str, Callable[[Any, int], BasePruner]] = {
     "successive_halving": _successive_halving,
     "hyperband": _hyperband,
     "asha": _asha,
+    "asha_promotion": _none,  # whoever runs trials pauses them: `build_promotion`
 }
 """Name in the file → builder from its settings and the most epochs that a trial can have."""
 
@@ -210,6 +214,7 @@ POOL_PRUNERS: dict[str, Callable[[Any, int, str, bool], PoolPruner]] = {
     "successive_halving": _pool_successive_halving,
     "hyperband": _pool_hyperband,
     "asha": _pool_asha,
+    "asha_promotion": _pool_none,
 }
 """Name in the file → builder of the rule for a whole pool: settings, most epochs, study, more is better."""
 
@@ -222,3 +227,10 @@ def build_pool_pruner(
     Says what the pruner of `build_pruner` would say, asked for one trial after the other.
     """
     return POOL_PRUNERS[settings.name](settings, max_epochs, study_name, direction == "maximize")
+
+
+def build_promotion(settings: PrunerSettings, max_epochs: int, direction: Direction) -> AshaPromotion | None:
+    """The rule by which an experiment's trials pause and go on; None where they don't pause."""
+    if not isinstance(settings, AshaPromotionSettings):
+        return None
+    return AshaPromotion(settings.min_epochs, settings.eta, max_epochs, direction == "maximize")

@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from search.experiment.settings import NoPruner
 from search.experiment.spec import ExperimentSpec
 from search.trials import endings, placing
-from search.trials.claims import Claim, Reported, Verdict, ends, is_repetition
+from search.trials.claims import Claim, Reported, Verdict, ends, is_repetition, pauses
 from search.trials.holdings import Holdings
 from search.trials.sharing import Sharing
 from search.trials.standings import Standings
-from search.trials.starting import claim_of
+from search.trials.starting import claim_of, folder_of
 from search.trials.study import (
     SearchStudy,
     StudyDeleted,
@@ -74,7 +73,7 @@ class Broker:
         self.holdings = Holdings(ledger, lease_seconds=lease_seconds(), clock=clock)
         self._parting: dict[int, tuple[TrialFolder, bool]] = {}
         self._sweep = False
-        self._judged = not isinstance(spec.pruner, NoPruner)
+        self._judged = spec.pruner.stops
         self.sharing = Sharing(Twins(database, experiment.id), judged=self._judged, clock=clock)
         self.adopt(spec)
 
@@ -158,44 +157,63 @@ class Broker:
         unusable: list[Ending] = []
         with batched(self._storage):
             load = self._standings.read_locked(study)
-            starts = placing.starts(load, study.limits, wanted, study.max_epochs)
-            if not starts.waiting + starts.new:
+            at_rest = placing.is_at_rest(load, study.limits)
+            starts = placing.starts(load, study.limits, wanted, study.promised)
+            if not (at_rest or starts.total):
                 return []
+            among = study.resting() if at_rest else study.queued(starts)
+            waiting = starts.waiting if among is None else len(among)
             try:
                 leases += self._ledger.claim(
-                    study.name, self._worker_id, waiting=starts.waiting, new=starts.new, of=load.total
+                    study.name, self._worker_id, waiting=waiting, new=starts.new, of=load.total, among=among
                 )
             except StudyNotFound:
                 raise StudyDeleted(study.name) from None
             self.holdings.take(leases)
             for lease in leases:
-                self._standings.begun(study)
+                if not at_rest:
+                    self._standings.begun(study)
                 try:
                     drawn[lease.token] = study.draw(lease)
                 except TrialUnusable as misfit:
                     notes = {"reason": str(misfit)}
                     unusable.append(Ending(lease=lease, state="failed", reason=str(misfit), attributes=notes))
         draws = [draw for found in drawn.values() if (draw := found.draw) is not None]
+        if at_rest:
+            self._end_resting(study, [lease for lease in leases if lease.token in drawn])
         self._write(draws=draws, endings=unusable)
         return [
-            self._begin(lease, drawn[lease.token])
+            self._begin(study, lease, drawn[lease.token])
             for lease in leases
             if lease.token in drawn and lease in self.holdings
         ]
 
-    def _begin(self, lease: Lease, drawn: Drawn) -> Claim:
-        name = lease.study_name
-        retraining = self._standings.winners.studies.get(name)
-        place = self._standings.places[name]
-        return claim_of(self._spec, self._folder, lease, drawn, place=place, retraining=retraining)
+    def _end_resting(self, study: SearchStudy | RetrainingStudy, leases: Sequence[Lease]) -> None:
+        """End, with the next write, the trials of a study that promotes none any more."""
+        place = self._standings.places[study.name]
+        for lease in leases:
+            self._part(endings.never_promoted(lease), folder_of(self._folder, lease, place=place))
+        # It is over now, and its winner is to be retrained.
+        self._standings.spoil([study.name])
+
+    def _begin(self, study: SearchStudy | RetrainingStudy, lease: Lease, drawn: Drawn) -> Claim:
+        return claim_of(
+            self._spec,
+            self._folder,
+            lease,
+            drawn,
+            place=self._standings.places[study.name],
+            retraining=self._standings.winners.studies.get(study.name),
+            until=study.pause_after(lease.last_step),
+        )
 
     # Writing
 
     def store(self, reported: Sequence[Reported]) -> dict[int, Verdict]:
         """Store a pool's epochs in one write: token → verdict, of the trials for which that is all.
 
-        Trials that trained to their end are complete with the same write. The others are to be
-        judged.
+        Trials that trained to their end are complete with the same write, and those that pause are given
+        back. The others are to be judged.
         """
         verdicts = {one.claim.lease.token: Verdict.TAKEN for one in reported}
         reported = [one for one in reported if one.claim.lease in self.holdings]
@@ -211,7 +229,10 @@ class Broker:
                 EpochWrite(lease=one.claim.lease, report=one.report, value=endings.value_of(self._spec, one))
                 for one in reported
             ],
-            endings=[endings.completed(self._spec, one) for one in reported if ends(one)],
+            endings=[
+                *(endings.completed(self._spec, one) for one in reported if ends(one)),
+                *(endings.paused(one) for one in reported if pauses(one)),
+            ],
         )
         for one in reported:
             token = one.claim.lease.token
@@ -220,6 +241,8 @@ class Broker:
             if ends(one):
                 verdicts[token] = Verdict.FINISH
                 one.claim.folder.remove()
+            elif pauses(one):
+                verdicts[token] = Verdict.PAUSE
             else:
                 verdicts.pop(token, None)
         self.sharing.heard(verdicts)

@@ -21,6 +21,8 @@ class Verdict(Enum):
     CONTINUE = "continue"
     PRUNE = "prune"
     FINISH = "finish"
+    PAUSE = "pause"
+    """It was given back, to rest until it is promoted."""
     TAKEN = "taken"
     """The lease was lost: somebody else ended the trial or has it now; nothing was stored."""
 
@@ -56,6 +58,14 @@ class Claim:
     replayed: int = 0
     """The last epoch that was taken over under this lease: what an engine says up to it is known."""
     shared: Shared | None = None
+    until: int | None = None
+    """The epoch after which it pauses, unless it ends there; None: it trains to its end."""
+
+    @property
+    def leaves_after(self) -> int:
+        """The epoch after which its slot is free, unless something ends it before."""
+        epochs = self.start.config.epochs
+        return epochs if self.until is None else min(self.until, epochs)
 
     @property
     def trial_id(self) -> int:
@@ -79,6 +89,11 @@ class Reported:
 def ends(one: Reported) -> bool:
     """Whether a trial has nothing left to train."""
     return one.last or one.report.diverged
+
+
+def pauses(one: Reported) -> bool:
+    """Whether a trial rests from here on: it goes back to the queue, with this epoch."""
+    return one.report.epoch == one.claim.until and not ends(one)
 
 
 def is_repetition(one: Reported) -> bool:

@@ -9,12 +9,12 @@ from storage.ledger import Ending, ReadingWrite
 if TYPE_CHECKING:
     from search.experiment.spec import ExperimentSpec
     from search.trials.claims import Claim, Reported
-    from storage.ledger import Scalar
+    from storage.ledger import Lease, Scalar
 
 SHARED_WITH_KEY = "shoal:shared_with"
 """User attribute of a trial: the study whose trial was trained for this one as well."""
 SHARED_EPOCHS_KEY = "shoal:shared_epochs"
-"""How many epochs this one did not train for it; those of the attempt that ended it."""
+"""How many epochs this one did not train for it; those of the attempts after which it paused or ended."""
 
 NOT_SCORED = "its trainer gave no score on the test set"
 """Why a retraining failed: an engine of the user's own does not do what `TrialStart.score_test` asks."""
@@ -50,10 +50,21 @@ def pruned(one: Reported) -> Ending:
     return Ending(lease=one.claim.lease, state="pruned", attributes=notes)
 
 
+def paused(one: Reported) -> Ending:
+    """A trial that rests at a rung: it goes back to the queue."""
+    return Ending(lease=one.claim.lease, state="released", attributes=_shared(one.claim))
+
+
+def never_promoted(lease: Lease) -> Ending:
+    """The end of a trial that rests at a rung, in a study that will promote none any more."""
+    return Ending(lease=lease, state="pruned", attributes={"epochs": lease.last_step or 0})
+
+
 def _shared(claim: Claim) -> dict[str, Scalar]:
     if claim.shared is None:
         return {}
-    return {SHARED_WITH_KEY: claim.shared.study_name, SHARED_EPOCHS_KEY: claim.shared.epochs}
+    before = claim.lease.attributes.get(SHARED_EPOCHS_KEY, 0)  # of a trial that has paused
+    return {SHARED_WITH_KEY: claim.shared.study_name, SHARED_EPOCHS_KEY: before + claim.shared.epochs}
 
 
 def _reading(spec: ExperimentSpec, one: Reported) -> ReadingWrite | None:

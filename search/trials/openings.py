@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from search.trials import placing, retraining
 from search.trials.placing import is_over, may_ever_start
-from search.trials.study import SearchStudy, StudyDeleted, batched, limits_of
+from search.trials.study import SearchStudy, StudyDeleted, batched, limits_of, promised_epochs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,7 +35,8 @@ class Openings:
     def now(self, wanted: int) -> int:
         """How many trials may start at this moment, up to `wanted`; a winner to retrain counts as one.
 
-        One that waits for its twin in another study counts as well.
+        One that waits for its twin in another study counts as well, and as one all that a study has left
+        to end.
         """
         found = 0
         with batched(self._storage, list(self._limits)):
@@ -43,8 +44,9 @@ class Openings:
                 load = self._load(name, method, replicate)
                 if load is None:
                     continue
-                starts = placing.starts(load, self._limits[name], wanted - found, self._spec.max_epochs())
-                found += starts.waiting + starts.new
+                limits = self._limits[name]
+                found += placing.starts(load, limits, wanted - found, promised_epochs(self._spec)).total
+                found += placing.is_at_rest(load, limits)
                 if found >= wanted:
                     return found
             return min(wanted, found + sum(self._retrainings()))

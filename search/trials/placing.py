@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from storage.records import StudyProgress
 
 AHEAD_SHARE = 8
-"""Of so many slots one trial is asked ahead, for ends that nobody foresees (pruned, diverged)."""
+"""Of so many slots one trial at least is asked ahead, for ends that nobody foresees (pruned, diverged)."""
+BURST_FILLS = 32
+"""Of so many looks for free slots the one that found most ends that nobody foresaw says how many may come."""
 HANG_SECONDS = 4 * 3600.0
 """After which an engine that does not come back from an epoch is given up, unless asked for otherwise."""
 HANG_FACTOR = 20
@@ -40,7 +42,11 @@ class Load:
     epochs: int
     """Epochs reported so far."""
     committed: int
-    """`epochs`, and all that running and interrupted trials may still train."""
+    """`epochs`, and all that running and interrupted trials may still train before they end or pause."""
+    paused: int = 0
+    """Waiting trials that rest at a rung: see `search.trials.pausing`."""
+    promotable: tuple[int, ...] = ()
+    """Of each that may go on now, in their order, the epochs until it pauses next."""
     total: int | None = field(default=None, compare=False)
     """All trials, also those that the budget doesn't pay for; None: not said."""
 
@@ -64,64 +70,100 @@ class Starts:
 
     waiting: int
     new: int
+    promoted: int = 0
+    """Of those that rest in the queue."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.waiting + self.promoted + self.new
 
 
 def may_start(load: Load, limits: Limits) -> bool:
-    """Whether a trial may start in a study now.
+    """Whether there is something to do in a study now: a trial may start, or those that rest are to be ended.
 
-    An interrupted trial may always go on: it was admitted before. A new one needs a place in the
-    budget of trials, and epochs that aren't already promised to the trials under way: so workers
-    in parallel spend no more epochs than one worker alone would.
+    An interrupted trial may always go on, and one that was promoted: it was admitted before. A new one
+    needs a place in the budget of trials, and epochs that aren't already promised to the trials under
+    way: so workers in parallel spend no more epochs than one worker alone would.
     """
     if limits.in_flight is not None and load.running >= limits.in_flight:
         return False
-    if load.interrupted:
+    if load.interrupted or load.promotable:
         return True
+    return _may_begin(load, limits) or is_at_rest(load, limits)
+
+
+def _may_begin(load: Load, limits: Limits) -> bool:
+    """Whether a trial that nobody has begun may start now."""
     if limits.epochs is not None and load.committed >= limits.epochs:
         return False
     return load.fresh > 0 or load.trials < limits.trials
 
 
+def is_at_rest(load: Load, limits: Limits) -> bool:
+    """Whether all that is left of a study are trials that rest and are never promoted: they are to end."""
+    if load.running or load.interrupted or load.promotable:
+        return False
+    return load.paused > 0 and not _may_begin(load, limits)
+
+
 def may_ever_start(load: Load, limits: Limits) -> bool:
-    """Whether a trial may start now or later, provided that running ones end well."""
-    if load.interrupted:
+    """Whether a trial may start or be ended now or later, provided that running ones end well.
+
+    What rests may be promoted by what runs; and is to be ended if it isn't.
+    """
+    if load.interrupted or load.paused:
         return True
     if limits.epochs is not None and load.epochs >= limits.epochs:
         return False
     return load.fresh > 0 or load.trials < limits.trials
 
 
-def begun(load: Load, max_epochs: int) -> Load:
-    """The load after one more trial, the next in line, has started."""
+def begun(load: Load, promised: int) -> Load:
+    """The load after one more trial, the next in line, has started; a new one may train so many epochs."""
     if load.interrupted:
         return replace(load, running=load.running + 1, interrupted=load.interrupted - 1)
-    committed = load.committed + max_epochs
+    if load.promotable:
+        until, *others = load.promotable
+        return replace(
+            load,
+            running=load.running + 1,
+            paused=load.paused - 1,
+            promotable=tuple(others),
+            committed=load.committed + until,
+        )
+    committed = load.committed + promised
     if load.fresh:
         return replace(load, running=load.running + 1, fresh=load.fresh - 1, committed=committed)
     return replace(load, running=load.running + 1, trials=load.trials + 1, committed=committed)
 
 
-def starts(load: Load, limits: Limits, wanted: int, max_epochs: int) -> Starts:
-    """How many of `wanted` trials may start in a study, one after the other."""
-    waiting = new = 0
-    while waiting + new < wanted and may_start(load, limits):
-        if load.interrupted or load.fresh:
+def starts(load: Load, limits: Limits, wanted: int, promised: int) -> Starts:
+    """How many of `wanted` trials may start in a study, one after the other; `promised` as in `begun`."""
+    waiting = new = promoted = 0
+    while waiting + promoted + new < wanted and may_start(load, limits) and not is_at_rest(load, limits):
+        if load.interrupted:
+            waiting += 1
+        elif load.promotable:
+            promoted += 1
+        elif load.fresh:
             waiting += 1
         else:
             new += 1
-        load = begun(load, max_epochs)
-    return Starts(waiting, new)
+        load = begun(load, promised)
+    return Starts(waiting, new, promoted)
 
 
 def shares(
-    loads: Mapping[str, Load], limits: Mapping[str, Limits], wanted: int, max_epochs: int
+    loads: Mapping[str, Load], limits: Mapping[str, Limits], wanted: int, promised: int
 ) -> dict[str, int]:
     """How many trials each study is to give, the study that is furthest behind first.
 
     "Behind" is the share of the trials that has started, so methods and replicates advance evenly,
     and a study that may run one trial at a time gets its next as soon as the last has ended. Those
     that come `later` give what the others leave.
-    Studies that are equally far come in the order of `limits`, which is the experiment's own.
+    Studies that are equally far come in the order of `limits`, which is the experiment's own. Where all
+    that is left is to be ended, that counts as one trial.
     """
     order = {name: place for place, name in enumerate(limits)}
     left = {name: load for name, load in loads.items() if name in limits and may_start(load, limits[name])}
@@ -133,7 +175,8 @@ def shares(
             left, key=lambda name: (limits[name].later, started(left[name], limits[name]), order[name])
         )
         found[name] = found.get(name, 0) + 1
-        left[name] = begun(left[name], max_epochs)
+        load = left[name]
+        left[name] = replace(load, paused=0) if is_at_rest(load, limits[name]) else begun(load, promised)
         if not may_start(left[name], limits[name]):
             del left[name]
     return found
@@ -154,16 +197,17 @@ def is_over(row: StudyProgress, limits: Limits) -> bool:
     return row.waiting == 0 and row.trials >= limits.trials
 
 
-def ahead(slots: int, ending: int) -> int:
+def ahead(slots: int, ending: int, burst: int = 0) -> int:
     """How many claimed trials to have ready besides those that free slots take at once.
 
     One for each slot whose trial trains its last epoch, and of many slots a few more for ends that
-    come by surprise. With one slot that is never more than one trial, and none before it is
+    come by surprise: as many as lately came at once (`burst`), for a pruner ends several trials of a
+    rung together. With one slot that is never more than one trial, and none before it is
     needed: a trial that waits here could be running on another worker, and counts as in flight.
     """
     if slots <= 1:
         return min(ending, 1)
-    return min(slots, ending + math.ceil(slots / AHEAD_SHARE))
+    return min(slots, ending + max(math.ceil(slots / AHEAD_SHARE), burst))
 
 
 def hang_limit(most: float, longest: float | None) -> float:

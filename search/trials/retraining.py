@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from objectives.base import Scalar
     from search.experiment.spec import ExperimentSpec
     from search.pruning.pruners import Direction
+    from search.trials.placing import Starts
 
 WINNER_KEY = "shoal:retrain_of"
 """User attribute of a retraining: the number of the trial that won the search."""
@@ -138,7 +139,7 @@ class RetrainingStudy:
     def __init__(self, storage: BaseStorage, spec: ExperimentSpec, method: str, replicate: int) -> None:
         self.searched = spec.study_name(method, replicate)
         self.name = retraining_name(self.searched)
-        self.max_epochs = spec.max_epochs()
+        self.promised = spec.max_epochs()
         # Only what was put in the queue is run, after all that the searches want.
         self.limits = Limits(trials=0, epochs=None, in_flight=None, later=True)
         self.winner: FrozenTrial | None = None
@@ -148,7 +149,7 @@ class RetrainingStudy:
         self.method = method
         self.replicate = replicate
         self._space = spec.search_space()
-        self._tally = Tally(self.max_epochs)
+        self._tally = Tally(self.promised)
 
     def load(self) -> Load:
         """How far it is; nothing is waiting in a study that isn't there."""
@@ -245,6 +246,16 @@ class RetrainingStudy:
         return Retrains(
             self.searched, int(lease.attributes[WINNER_ID_KEY]), int(lease.attributes[WINNER_KEY])
         )
+
+    def queued(self, starts: Starts) -> None:
+        """Nothing pauses: whatever waits may be taken."""
+
+    def resting(self) -> list[int]:
+        """No trial."""
+        return []
+
+    def pause_after(self, last_step: int | None) -> None:
+        """A winner is trained to its end."""
 
     def stops(self, asked: Sequence[tuple[int, int]]) -> list[bool]:
         """Nothing is pruned: a winner is trained to its end."""

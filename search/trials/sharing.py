@@ -5,8 +5,9 @@ equal seeds, equal curves. Of such twins one is trained (`storage.twins` decides
 held here under their leases, without a slot, and their epochs are reported as they are stored of the
 trained one: to their own study, judged by its own pruner, ended under their own lease. Where a twin
 ends before its time (pruned earlier, failed, its worker gone) the trial is trained after all, from
-where what was taken over ends. That holds for functions of the user's own as well: equal arguments
-have to give equal values, so one call says what the other would.
+where what was taken over ends. Where trials pause at rungs, each takes over no more than to where it
+pauses itself, and none waits for a twin that rests. That holds for functions of the user's own as
+well: equal arguments have to give equal values, so one call says what the other would.
 """
 
 from __future__ import annotations
@@ -169,12 +170,14 @@ class Sharing:
             held.undecided = False
 
     def _take_in(self, held: _Held, found: Found) -> None:
+        until = held.claim.until
+        points = [point for point in found.points if until is None or point.epoch <= until]
         held.leader = found.leader
-        held.complete = found.complete
-        if found.points:
+        held.complete = found.complete and len(points) == len(found.points)
+        if points:
             held.study_name = found.study_name or ""
-            held.points = list(found.points)
-            held.known = found.points[-1].epoch
+            held.points = points
+            held.known = points[-1].epoch
         elif found.leader is None:
             token = held.claim.lease.token
             del self._held[token]

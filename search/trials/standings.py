@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from search.trials import placing
-from search.trials.study import SearchStudy, StudyDeleted, batched, limits_of
+from search.trials.study import SearchStudy, StudyDeleted, batched, limits_of, promised_epochs
 from search.trials.winners import Winners
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Standings:
 
     def begun(self, study: SearchStudy | RetrainingStudy) -> None:
         """Note that one more trial of a study runs."""
-        self._loads[study.name] = placing.begun(self._loads[study.name], study.max_epochs)
+        self._loads[study.name] = placing.begun(self._loads[study.name], study.promised)
 
     def ended(self, ending: Ending) -> None:
         """Keep what is known of a study up with an ending of ours, where it need not be read for that."""
@@ -141,7 +141,7 @@ class Standings:
 
     def _shares_as_read(self, wanted: int, passed: Collection[str]) -> dict[str, int]:
         loads = {name: load for name, load in self._loads.items() if name not in passed}
-        return placing.shares(loads, self._limits, wanted, self._spec.max_epochs())
+        return placing.shares(loads, self._limits, wanted, promised_epochs(self._spec))
 
     def _read(self, names: Iterable[str]) -> None:
         """Read how far studies are."""

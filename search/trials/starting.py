@@ -26,14 +26,15 @@ def claim_of(
     *,
     place: tuple[str, int],
     retraining: RetrainingStudy | None,
+    until: int | None = None,
 ) -> Claim:
     """The claim on a trial whose values are drawn; `root` is where the experiment's checkpoints are.
 
-    `place`: the study's method and replicate; `retraining`: the study, if it is one of winners.
+    `place`: the study's method and replicate; `retraining`: the study, if it is one of winners; `until`:
+    the epoch after which the trial pauses.
     """
     method, replicate = place
-    number = str(lease.number) if retraining is None else f"retrained-{lease.number}"
-    folder = TrialFolder(root, method, str(replicate), number)
+    folder = folder_of(root, lease, place=place, retrained=retraining is not None)
     start = TrialStart(
         trial_id=lease.trial_id,
         config=spec.config(drawn.values),
@@ -43,13 +44,30 @@ def claim_of(
     )
     data = None if spec.data is None else spec.data.data_spec()
     kind = fingerprint(start, data)
-    start = replace(start, checkpoint=folder.newest(kind, at_most=lease.last_step))
     retrains = None if retraining is None else retraining.retrains(lease)
     twins: tuple[TrialFolder, ...] = ()
     if drawn.common is not None:
         places = [(name, str(replicate), str(drawn.common)) for name in spec.methods if name != method]
         twins = tuple(TrialFolder(root, *place) for place in places)
-    return Claim(lease, drawn.values, start, folder, kind, retrains, drawn.common, twins)
+    checkpoint = folder.newest(kind, at_most=lease.last_step)
+    if checkpoint is None and until is not None and lease.last_step:
+        # A trial that paused after epochs which it had taken over has saved nothing itself.
+        checkpoint = _furthest(twins, kind, lease.last_step)
+    start = replace(start, checkpoint=checkpoint)
+    return Claim(lease, drawn.values, start, folder, kind, retrains, drawn.common, twins, until=until)
+
+
+def folder_of(root: Path, lease: Lease, *, place: tuple[str, int], retrained: bool = False) -> TrialFolder:
+    """Where a trial's checkpoints are."""
+    method, replicate = place
+    number = f"retrained-{lease.number}" if retrained else str(lease.number)
+    return TrialFolder(root, method, str(replicate), number)
+
+
+def _furthest(folders: Iterable[TrialFolder], kind: str, last: int) -> Path | None:
+    """The checkpoint of the latest epoch up to `last` in any of the folders."""
+    found = [path for folder in folders if (path := folder.newest(kind, at_most=last))]
+    return max(found, key=epoch_of, default=None)
 
 
 def after_replay(claim: Claim, first: int, last: int, study_name: str) -> Claim:
@@ -58,9 +76,7 @@ def after_replay(claim: Claim, first: int, last: int, study_name: str) -> Claim:
     From the newest checkpoint that there is on this machine, its own or a twin's; without one from its
     beginning, and then nothing was saved by its twin.
     """
-    folders: Iterable[TrialFolder] = (claim.folder, *claim.twins)
-    found = [path for folder in folders if (path := folder.newest(claim.fingerprint, at_most=last))]
-    checkpoint = max(found, key=epoch_of, default=None)
+    checkpoint = _furthest((claim.folder, *claim.twins), claim.fingerprint, last)
     saved = 0 if checkpoint is None else max(0, epoch_of(checkpoint) - first + 1)
     return replace(
         claim,

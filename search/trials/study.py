@@ -24,17 +24,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from objectives.base import Scalar, derive_seed
 from search.experiment.growth import Widening
-from search.experiment.settings import NoPruner
 from search.experiment.space import SearchSpace
 from search.experiment.spec import ExperimentSpec
-from search.pruning.pruners import Direction, build_pool_pruner, build_pruner
+from search.pruning.pruners import Direction, build_pool_pruner, build_promotion, build_pruner
 from search.pruning.rungs import RungTable
 from search.sampling.history import History
+from search.sampling.resting import Resting
 from search.sampling.samplers import SamplingError, build_sampler
-from search.trials.placing import Limits, Load, chain_root
+from search.trials.pausing import Pausing
+from search.trials.placing import Limits, Load, Starts, chain_root
 from search.trials.sharing import may_be_common
 from storage.ledger import Draw, Lease
 from storage.optuna.shoal_storage import ShoalStorage
+from storage.optuna.stored import has_user_attr
 
 GRID_KEY = "shoal:grid"
 """User attribute of a trial: which point of the grid it is."""
@@ -65,6 +67,13 @@ def limits_of(spec: ExperimentSpec, method: str, replicate: int = 0) -> Limits:
     """What an experiment allows a study; a grid has as many trials as points."""
     trials = len(spec.grid_points(replicate)) if method == "grid" else spec.budget.trials
     return Limits(trials, spec.budget.epochs, spec.methods[method].in_flight)
+
+
+def promised_epochs(spec: ExperimentSpec) -> int:
+    """How many epochs a trial is promised when it begins: until it ends, or pauses for the first time."""
+    # For where trials pause it makes no difference which values are good.
+    rule = build_promotion(spec.pruner, spec.max_epochs(), "maximize")
+    return spec.max_epochs() if rule is None else rule.pause_after(0)
 
 
 @contextmanager
@@ -117,7 +126,7 @@ class Tally:
             self._generation = history.generation
             self._counted = self._paid = self._epochs = 0
         for _, trial in history.finished[self._counted :]:
-            self._paid += RETRY_KEY not in trial.user_attrs
+            self._paid += not has_user_attr(trial, RETRY_KEY)
             self._epochs += trial.last_step or 0
         self._counted = len(history.finished)
         return replace(self._with_open(list(history.open.values())), total=len(trials))
@@ -156,7 +165,8 @@ class SearchStudy:
         self._replicate = replicate
         self._space = spec.search_space()
         self._kinds = self._space.distributions()
-        self.max_epochs = spec.max_epochs()
+        max_epochs = spec.max_epochs()
+        self.promised = promised_epochs(spec)
         self.limits = limits_of(spec, method, replicate)
         self.adaptive = spec.methods[method].adaptive
         self._sampler = build_sampler(
@@ -167,19 +177,36 @@ class SearchStudy:
                 study_name=self.name,
                 storage=cast("BaseStorage", _WithoutNotes(storage)),
                 sampler=self._sampler,
-                pruner=build_pruner(spec.pruner, self.max_epochs),
+                pruner=build_pruner(spec.pruner, max_epochs),
             )
         except KeyError:
             raise StudyDeleted(self.name) from None
         direction: Direction = "maximize" if self._study.direction == StudyDirection.MAXIMIZE else "minimize"
-        self._rule = build_pool_pruner(spec.pruner, self.max_epochs, self.name, direction)
-        self._tally = Tally(self.max_epochs)
+        self._rule = build_pool_pruner(spec.pruner, max_epochs, self.name, direction)
+        promotion = build_promotion(spec.pruner, max_epochs, direction)
+        self._pausing = None if promotion is None else Pausing(promotion, self.limits, has_seed)
+        self._resting = None if self._pausing is None else Resting(self._pausing.rests)
+        self._tally = Tally(max_epochs)
         self._table = RungTable()
         self._widening = Widening(self._kinds)
 
     def load(self) -> Load:
         """How far the study is. Raises `StudyDeleted`."""
-        return self._tally.update(self._trials())
+        trials = self._trials()
+        load = self._tally.update(trials)
+        return load if self._pausing is None else self._pausing.load(load, trials)
+
+    def queued(self, starts: Starts) -> list[int] | None:
+        """The numbers of the waiting trials that start, as of the last `load`; None: whatever waits."""
+        return None if self._pausing is None else self._pausing.queue.taken(starts)
+
+    def resting(self) -> list[int]:
+        """The numbers of the trials that rest at a rung, as of the last `load`."""
+        return [] if self._pausing is None else list(self._pausing.queue.resting)
+
+    def pause_after(self, last_step: int | None) -> int | None:
+        """The epoch after which a trial that has trained so many pauses; None: it trains to its end."""
+        return None if self._pausing is None else self._pausing.rule.pause_after(last_step or 0)
 
     def _trials(self) -> list[FrozenTrial]:
         try:
@@ -201,7 +228,7 @@ class SearchStudy:
         try:
             values = draw(
                 # Who learns nothing from earlier trials need not be shown them.
-                self._widening.of(self._study) if self.adaptive else self._study,
+                self._widening.of(self._shown()) if self.adaptive else self._study,
                 self._sampler,
                 _frozen(lease, self._kinds),
                 self._space,
@@ -216,8 +243,11 @@ class SearchStudy:
         root = self._root(lease)
         seed = derive_seed(self._spec.seed, self._replicate, root)
         chosen = bool(lease.fixed) and GRID_KEY not in lease.attributes
-        common = chosen or may_be_common(values, self._kinds, self._spec.seed, self._replicate, root)
-        number = root if common and len(self._spec.methods) > 1 else None
+        number = None
+        if len(self._spec.methods) > 1 and (
+            chosen or may_be_common(values, self._kinds, self._spec.seed, self._replicate, root)
+        ):
+            number = root
         new = {name: value for name, value in values.items() if name not in lease.params}
         if not new and has_seed(lease.attributes):
             return Drawn(values, seed, None, number)
@@ -229,6 +259,10 @@ class SearchStudy:
             sampler_seconds=seconds,
         )
         return Drawn(values, seed, draws, number)
+
+    def _shown(self) -> Study:
+        """The study as a sampler sees it that learns from earlier trials."""
+        return self._study if self._resting is None else self._resting.of(self._study)
 
     def _root(self, lease: Lease) -> int:
         """The number whose seed a trial has: its own, or that of the trial that it repeats."""
@@ -245,7 +279,7 @@ class SearchStudy:
         Epochs that lie before the last one reported are a repetition: they were let through once,
         and a pruner would judge them by what came later.
         """
-        if isinstance(self._spec.pruner, NoPruner) or not asked:
+        if not (self._spec.pruner.stops and asked):
             return [False] * len(asked)
         self._table.update(self._trials())
         return self._rule.verdicts(self._table, asked)

@@ -117,11 +117,18 @@ class Pulse:
             self._ledger.retire(worker_id)
 
     def claim(
-        self, study_name: str, worker_id: int, *, waiting: int, new: int, of: int | None = None
+        self,
+        study_name: str,
+        worker_id: int,
+        *,
+        waiting: int,
+        new: int,
+        of: int | None = None,
+        among: Collection[int] | None = None,
     ) -> list[Lease]:
         """See `Ledger`."""
         with self._called():
-            return self._ledger.claim(study_name, worker_id, waiting=waiting, new=new, of=of)
+            return self._ledger.claim(study_name, worker_id, waiting=waiting, new=new, of=of, among=among)
 
     def write(
         self,

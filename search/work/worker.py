@@ -6,11 +6,13 @@ epoch too much costs more than the verdict takes; with many the other trials go 
 trial was pruned meanwhile has lost one epoch at most. Where nothing is pruned there is no verdict to
 wait for: short epochs are then stored many at a time. But a trial is saved once all its epochs are stored:
 a file of an epoch that isn't can't be gone on from, and training on without one would cost more than the
-time between two, should the database stay away.
+time between two, should the database stay away. A trial that pauses at a rung is saved and leaves its slot
+with that epoch, as one does whose worker is told to stop.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
@@ -88,6 +90,9 @@ class Worker:
         self._claims: dict[int, Claim] = {}
         self._epochs: dict[int, int] = {}
         self._unsettled: set[int] = set()
+        self._unforeseen = 0
+        """Slots that got free since the last look for free slots, before their trials' last epochs."""
+        self._bursts: deque[int] = deque(maxlen=placing.BURST_FILLS)
 
     def run(self) -> Ending:
         """Work. What the source or the engine raises leaves this method, the trials with it."""
@@ -111,11 +116,12 @@ class Worker:
 
     def _fill(self) -> None:
         ending = sum(
-            self._epochs[trial_id] + 1 >= claim.start.config.epochs
-            for trial_id, claim in self._claims.items()
+            self._epochs[trial_id] + 1 >= claim.leaves_after for trial_id, claim in self._claims.items()
         )
-        free = self._engine.free_slots
-        for claim in self._source.take(free, placing.ahead(self._slots, ending)):
+        self._bursts.append(self._unforeseen)
+        self._unforeseen = 0
+        ahead = placing.ahead(self._slots, ending, max(self._bursts))
+        for claim in self._source.take(self._engine.free_slots, ahead):
             if claim.trial_id in self._claims:
                 # Its lease was lost, and the trial came back to us before we heard of it.
                 self._retire(claim.trial_id)
@@ -138,7 +144,7 @@ class Worker:
         trial_id, report = end.trial_id, end.report
         self._epochs[trial_id] = report.epoch
         over = end.last or report.diverged
-        leaving = not over and self._source.stopping
+        leaving = not over and (report.epoch == claim.until or self._source.stopping)
         due = not (over or leaving) and self._saver.is_due(claim)
         if leaving:
             if not self._is_settled(trial_id):
@@ -184,6 +190,7 @@ class Worker:
         self._forget(trial_id)
 
     def _forget(self, trial_id: int) -> None:
-        self._saver.end(self._claims.pop(trial_id))
-        self._epochs.pop(trial_id, None)
+        claim = self._claims.pop(trial_id)
+        self._saver.end(claim)
+        self._unforeseen += self._epochs.pop(trial_id, 0) < claim.leaves_after
         self._unsettled.discard(trial_id)

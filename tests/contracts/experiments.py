@@ -41,6 +41,17 @@ def small_spec(**changes: Any) -> ExperimentSpec:
     return ExperimentSpec.model_validate(sections | changes)
 
 
+def pausing_spec(trials: int = 4, epochs: int = 4, **changes: Any) -> ExperimentSpec:
+    """Random search whose trials rest after epochs 1, 2, 4, … while the better half goes on."""
+    sections: dict[str, Any] = {
+        "methods": {"random": {}},
+        "fixed": {"epochs": epochs},
+        "budget": {"trials": trials},
+        "pruner": {"name": "asha_promotion", "min_epochs": 1, "eta": 2},
+    }
+    return small_spec(**sections | changes)
+
+
 @dataclass(frozen=True)
 class Running:
     """An experiment whose studies are made."""

@@ -164,6 +164,42 @@ class LedgerContract:
         (again,) = ledger.claim(STUDY, worker, waiting=1, new=0)
         assert again.number == lease.number == 1
 
+    def test_of_the_queue_those_are_taken_that_are_named(self, ledger, worker, study):
+        leases = ledger.claim(STUDY, worker, waiting=0, new=4)
+        ledger.write(
+            draws=[draw_of(lease) for lease in leases], endings=[end(lease, "released") for lease in leases]
+        )
+        assert ledger.claim(STUDY, worker, waiting=4, new=0, among=[]) == []
+        assert [lease.number for lease in ledger.claim(STUDY, worker, waiting=1, new=0, among=[1, 3])] == [1]
+        # One that is taken, one that isn't there, and one more than may be taken.
+        both = ledger.claim(STUDY, worker, waiting=1, new=1, among=[1, 7, 3])
+        assert [lease.number for lease in both] == [3, 4]
+        assert [lease.number for lease in ledger.claim(STUDY, worker, waiting=9, new=0)] == [0, 2]
+
+    def test_an_epoch_and_the_way_back_to_the_queue_are_one_write(self, ledger, worker, study, database):
+        (lease,) = ledger.claim(STUDY, worker, waiting=0, new=1)
+        ledger.write(
+            draws=[draw_of(lease)],
+            epochs=[epoch_of(lease, 1, 0.75)],
+            endings=[end(lease, "released", attributes={"shoal:shared_epochs": 1})],
+        )
+        (trial,) = study.get_trials()
+        assert (trial.state, trial.intermediate_values) == (TrialState.WAITING, {1: 0.75})
+        assert trial.user_attrs["shoal:shared_epochs"] == 1
+        (again,) = ledger.claim(STUDY, worker, waiting=1, new=0, among=[0])
+        assert (again.last_step, again.attributes["shoal:shared_epochs"]) == (1, 1)
+
+    def test_a_trial_may_end_as_pruned_without_another_epoch(self, ledger, worker, study, database):
+        """One that rested, and goes on no more: it ends with what it had."""
+        (lease,) = ledger.claim(STUDY, worker, waiting=0, new=1)
+        reports = [epoch_of(lease, 1, 0.25), epoch_of(lease, 2, 0.75)]
+        ledger.write(draws=[draw_of(lease)], epochs=reports, endings=[end(lease, "released")])
+        (again,) = ledger.claim(STUDY, worker, waiting=1, new=0, among=[0])
+        ledger.write(endings=[end(again, "pruned")])
+        (trial,) = study.get_trials()
+        assert (trial.state, trial.value, trial.last_step) == (TrialState.PRUNED, 0.75, 2)
+        assert [point.epoch for point in Curves(database).of_trial(lease.trial_id)] == [1, 2]
+
     def test_one_that_was_never_drawn_has_not_begun(self, ledger, worker, study):
         """Its worker died before; budgets count it as one that waits, so what has begun goes before it."""
         never, begun = ledger.claim(STUDY, worker, waiting=0, new=2)

@@ -66,7 +66,7 @@ def test_defaults_in_the_template_are_the_defaults() -> None:
     for name in ("qmc", "gp"):
         written = commented(text, f"{name}:")[name]
         assert written == defaults[name].model_dump()
-    for name in ("median", "percentile", "successive_halving", "hyperband", "asha"):
+    for name in ("median", "percentile", "successive_halving", "hyperband", "asha", "asha_promotion"):
         pruner: PrunerSettings = PRUNER_SETTINGS[name]()
         assert commented(text, f"{{name: {name},") == pruner.model_dump()
 

@@ -112,6 +112,14 @@ def test_notes() -> None:
     assert few_replicates(3) in notes()
     assert "the grid has 6 points, fewer than the 10 trials" in notes()
     assert "upper bounds: the pruner `median`" in notes(pruner="median")
+    resting = {"name": "asha_promotion", "min_epochs": 1, "eta": 4}
+    assert "upper bounds: the pruner `asha_promotion`" in notes(pruner=resting)
+    assert "fewer than 64 trials none is promoted over all 3 rungs" in notes(
+        pruner=resting, fixed={"epochs": 17}
+    )
+    assert "none is promoted" not in notes(pruner=resting, fixed={"epochs": 4})
+    assert "gp learns from trials" in notes(pruner=resting, methods={"gp": {}})
+    assert "gp learns from trials" not in notes(methods={"gp": {}})
     assert "tpe begins with 10 random trials, so all 10" in notes(methods={"tpe": {}})
     assert "an ask of gp costs about 0.9 s" in notes(methods={"gp": {}})
     assert "tpe runs 8 trials of a study at once" in notes(methods={"tpe": {"in_flight": 8}})
@@ -249,3 +257,5 @@ def test_the_real_measurement_gives_a_time() -> None:
     assert rates.fused is not None
     assert (rates.slots, rates.bytes_per_slot) == (16, 4 * 7 * (4 * 9 + 4 + 4 * 36 * 8 + 8 + 8 * 10 + 10))
     assert speed.images_per_second == (rates.alone if rates.reason else rates.fused)
+    assert rates.convolutions == {"0": "grouped"}
+    assert plan.to_json()["speeds"][0]["rates"]["convolutions"] == {"0": "grouped"}

@@ -9,10 +9,13 @@ from sqlalchemy import event, text
 
 from search.commands.reading import PAGE
 from search.compare.collect import collect
+from search.trials.claims import Reported
 from storage import queries
 from storage.database import URL_VARIABLE, Database
 from storage.records import ExperimentRecord
 from tests.contracts.big_experiment import Size, store_big_experiment
+from tests.contracts.claims import report_of
+from tests.contracts.experiments import pausing_spec, prepared
 from tests.contracts.shoal_command import document, printed
 
 
@@ -92,3 +95,17 @@ def test_a_report_has_the_times_of_its_trials(database: Database, big: Experimen
             assert (trial.started_at, trial.ended_at) == (row.started_at, row.ended_at)
             assert trial.sampler_seconds == 0.5 * row.attempts
             assert [point.epoch for point in trial.curve] == list(range(1, row.epochs + 1))
+
+
+def test_a_trial_that_rests_is_shown_as_paused(
+    capsys: pytest.CaptureFixture[str], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(URL_VARIABLE, database.url)
+    with prepared(database, pausing_spec()) as running, running.broker() as broker:
+        (resting,) = broker.claim(1)
+        broker.store([Reported(resting, report_of(1), last=False, leaving=True)])
+        broker.claim(1)
+        out, _ = printed(capsys, "trials", "small")
+        assert [line.split()[3] for line in out.splitlines()[1:]] == ["paused", "running"]
+        told = document(capsys, "trials", "small")["trials"]
+        assert [trial["state"] for trial in told] == ["waiting", "running"], "as the database has it"

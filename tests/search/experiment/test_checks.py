@@ -305,6 +305,7 @@ def test_a_budget_of_less_than_one_trial() -> None:
     [
         ({"name": "asha", "min_epochs": 5}, 5, "pruner.min_epochs"),
         ({"name": "asha"}, 1, "pruner.min_epochs"),
+        ({"name": "asha_promotion", "min_epochs": 5}, 5, "pruner.min_epochs"),
         ({"name": "median", "n_warmup_steps": 4}, 5, "pruner.n_warmup_steps"),
         ({"name": "percentile", "n_warmup_steps": 4}, 5, "pruner.n_warmup_steps"),
         ({"name": "successive_halving", "min_resource": 6}, 5, "pruner.min_resource"),

@@ -54,16 +54,20 @@ def test_follows_the_paper(seed: int) -> None:
     for _ in range(200):
         while len(busy) < 5:
             table.update(trials)
-            job = ours.next(table, paused)
+            jobs = ours.promotions(table, paused)
             expected = paper.get_job()
             if expected is None:
-                assert job is None
+                assert jobs == []
                 trials.append(create_trial(state=TrialState.RUNNING))
                 trials[-1].number = len(trials) - 1
-                busy[trials[-1].number] = ours.first_pause()
+                busy[trials[-1].number] = ours.pause_after(0)
             else:
-                assert job == Promotion(*expected)
+                job = jobs[0]
+                assert (job.number, job.until) == expected
+                assert job.rung == trials[job.number].last_step
                 paused.remove(job.number)
+                # A promotion makes no other trial better or worse, so all may be made of one reading.
+                assert ours.promotions(table, paused) == jobs[1:]
                 busy[job.number] = job.until
                 promotions += 1
         number = chance.choice(sorted(busy))
@@ -88,12 +92,33 @@ def test_follows_the_paper(seed: int) -> None:
     assert promotions or longest <= first
 
 
-def test_nothing_to_promote() -> None:
-    table = RungTable()
-    assert AshaPromotion(1, 3, 9, maximize=True).next(table, ()) is None
-    trials = [create_trial(state=TrialState.RUNNING, intermediate_values={1: value}) for value in (0.1, 0.2)]
+def _table(*curves: dict[int, float]) -> RungTable:
+    trials = [create_trial(state=TrialState.WAITING, intermediate_values=curve) for curve in curves]
     for number, trial in enumerate(trials):
         trial.number = number
+    table = RungTable()
     table.update(trials)
-    assert AshaPromotion(1, 3, 9, maximize=True).next(table, (0, 1)) is None
-    assert AshaPromotion(1, 2, 9, maximize=True).next(table, (0, 1)) == Promotion(1, 2)
+    return table
+
+
+def test_nothing_to_promote() -> None:
+    assert AshaPromotion(1, 3, 9, maximize=True).promotions(RungTable(), ()) == []
+    table = _table({1: 0.1}, {1: 0.2})
+    assert AshaPromotion(1, 3, 9, maximize=True).promotions(table, (0, 1)) == []
+    assert AshaPromotion(1, 2, 9, maximize=True).promotions(table, (0, 1)) == [Promotion(1, 1, 2)]
+
+
+def test_where_trials_pause() -> None:
+    """At rungs before the end: one at the last epoch would be no pause."""
+    rule = AshaPromotion(2, 3, 18, maximize=True)
+    assert [rule.pause_after(epoch) for epoch in (0, 1, 2, 5, 6, 17)] == [2, 2, 6, 6, 18, 18]
+    assert [epoch for epoch in range(20) if rule.rests_at(epoch)] == [2, 6]
+
+
+def test_the_best_of_the_highest_rung_is_the_furthest() -> None:
+    rule = AshaPromotion(1, 3, 9, maximize=False)
+    table = _table({1: 0.1}, {1: 0.5, 3: 0.4}, {1: 0.6, 3: 0.3}, {1: 0.0, 3: 0.1})
+    assert rule.promotions(table, (1, 2)) == [], "the best of its rung runs"
+    assert rule.furthest(table, (0, 1, 2)) == Promotion(2, 3, 9)
+    assert rule.furthest(table, (0,)) == Promotion(0, 1, 3)
+    assert rule.furthest(table, ()) is None

@@ -140,6 +140,12 @@ class TestAhead:
         assert placing.ahead(256, 0) == 32
         assert placing.ahead(4, 4) == 4, "never more than would fill every slot anew"
 
+    def test_as_many_as_lately_ended_at_once(self) -> None:
+        assert placing.ahead(16, 3, burst=6) == 9
+        assert placing.ahead(16, 0, burst=1) == 2
+        assert placing.ahead(16, 12, burst=6) == 16
+        assert placing.ahead(1, 0, burst=1) == 0
+
 
 class TestHanging:
     def test_the_users_limit_holds_until_an_epoch_was_seen(self) -> None:

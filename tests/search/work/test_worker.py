@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -229,6 +229,14 @@ def test_trials_are_asked_ahead_while_others_train_their_last_epoch(tmp_path: Pa
     assert source.asked_ahead[:4] == [0, 0, 1, 0]
 
 
+def test_as_many_are_asked_ahead_as_lately_left_at_once(tmp_path: Path) -> None:
+    source = Source(7, tmp_path, verdicts=dict.fromkeys([(0, 1), (1, 1), (2, 1)], Verdict.PRUNE))
+    _worker(source, FourSlotEngine(TASK)).run()
+    # Four begin, and three leave after their first epoch. Of those that come, the fourth is before its last
+    # epoch first, then the three that took the places; what was foreseen does not count.
+    assert source.asked_ahead[:5] == [1, 3, 4, 4, 3]
+
+
 def test_taken_trials_leave_their_slot(tmp_path: Path) -> None:
     source = Source(2, tmp_path, verdicts={(0, 2): Verdict.TAKEN})
     _worker(source, FakeEngine(TASK)).run()
@@ -401,3 +409,20 @@ class TestCheckpoints:
 
         _worker(Source(1, tmp_path, stop_after=2), FullLater(TASK), Saver(0.0)).run()
         assert sorted(path.name for path in (tmp_path / "0").iterdir()) == ["1-1.json", "1-1.pt"]
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_a_trial_that_pauses_is_saved_and_leaves_its_slot_to_the_next(tmp_path: Path, judged: bool) -> None:
+    """The second goes through where it would pause: that is where its end is."""
+    pauses_after = {0: 2, 1: 3}
+
+    class Pausing(Source):
+        def claim(self, number: int) -> Claim:
+            return replace(super().claim(number), until=pauses_after[number])
+
+    source = Pausing(2, tmp_path)
+    Worker(source, FakeEngine(TASK), Saver(NEVER), judged=judged).run()
+    assert source.of(0) == [("epoch", 1), ("epoch", 2), ("leaves", 2)]
+    assert source.of(1) == ALL
+    assert [path.name for path in sorted(tmp_path.rglob("*.pt"))] == ["2-1.pt"]
+    assert source.asked_ahead[:3] == [0, 1, 0], "ahead of a pause as of a last epoch"
