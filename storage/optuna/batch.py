@@ -62,8 +62,8 @@ def refusal(trial_id: int, outcome: Outcome) -> UpdateFinishedTrialError | KeyEr
     return None
 
 
-def raise_refusal(trial_id: int, outcome: Outcome) -> None:
-    """Raises that."""
-    error = refusal(trial_id, outcome)
+def raise_refusal(trial_id: int, outcome: Outcome | None) -> None:
+    """Raises that; an `outcome` of None is none yet."""
+    error = None if outcome is None else refusal(trial_id, outcome)
     if error is not None:
         raise error

@@ -12,17 +12,18 @@ trial's own row changes, that is with every change of its state, and at the late
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from storage.optuna.queue import TrialWrites
-from storage.optuna.reads import Attributes, Found, Known, external
-from storage.optuna.values import FINISHED, OPEN, decoded, evolved
+from storage.optuna.reads import Found, Known
+from storage.optuna.stored import Attributes, attribute_texts, evolved, first_value
+from storage.optuna.values import FINISHED, OPEN
 
 Overlay = Callable[[FrozenTrial], FrozenTrial]
 """Lays over a trial what waits to be written of it."""
@@ -34,6 +35,7 @@ class Row:
 
     base: FrozenTrial
     view: FrozenTrial
+    """The base with what waits laid over it, but for what `StudyCache.laid_over` was told of since."""
     known: Known
     attributes: Attributes | None = None
     position: int = 0
@@ -46,12 +48,14 @@ class Row:
 
 @dataclass(slots=True)
 class StudyCache:
-    """What is known of one study."""
+    """What is known of one study. Of a settled trial nothing is kept but the trial."""
 
     study_id: int
+    overlay: Overlay
     directions: list[StudyDirection] | None = None
     rows: dict[int, Row] = field(default_factory=dict)
-    open: set[int] = field(default_factory=set)
+    """Open trials, by key."""
+    settled: dict[int, FrozenTrial] = field(default_factory=dict)
     newest: int = 0
     """All trials up to this key have been read."""
     loaded: bool = False
@@ -62,28 +66,55 @@ class StudyCache:
     """Readings begun so far."""
     finished: int = 0
     """The last reading that was taken in."""
+    revision: int = 0
+    """Counts what has changed of its trials, as this process sees them."""
     _views: list[FrozenTrial] = field(default_factory=list)
     _sorted: bool = True
     _ended: dict[tuple[bool, ...], list[FrozenTrial]] = field(default_factory=dict)
     """Trials in finished states, by which of `FINISHED` was asked for; while none of those changes."""
+    _waiting: set[int] = field(default_factory=set)
+    """Open trials that wait in the queue."""
+    _stale: set[int] = field(default_factory=set)
+    """Open trials whose views lack writes: many for one trial, laid over once somebody looks at it."""
+    _noted: dict[str, BaseDistribution] = field(default_factory=dict)
+    """What was last noted of distributions: most trials have the same."""
+
+    def keys(self) -> Iterator[int]:
+        """Of all trials that are known."""
+        yield from self.rows
+        yield from self.settled
+
+    def row(self, trial_id: int) -> Row | None:
+        """A trial's place, if it is known; its view may lack what waits (see `fresh`), but for a state."""
+        trial = self.settled.get(trial_id)
+        if trial is None:
+            return self.rows.get(trial_id)
+        return Row(trial, trial, Known(trial_id, 0, 0, 0), settled=True)
+
+    def fresh(self, row: Row) -> FrozenTrial:
+        """A trial's view, with everything that waits. Call it under the lock."""
+        if row.base._trial_id in self._stale:
+            self._see(row, self.overlay(row.base))
+        return row.view
 
     def known(self) -> list[Known]:
         """The open trials, for the next reading."""
-        return [self.rows[trial_id].known for trial_id in sorted(self.open)]
+        return [self.rows[trial_id].known for trial_id in sorted(self.rows)]
 
     def last(self) -> tuple[int, int]:
         """Key and number of the last trial that was read; (0, -1) if there is none."""
-        row = self.rows.get(self.newest)
+        row = self.row(self.newest)
         return (0, -1) if row is None else (self.newest, row.base._number)
 
     def trials(self, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-        """A new list of the trials in those states, by number."""
+        """A new list of the trials in those states, by number. Call it under the lock."""
         if states is None:
             return list(self._in_order())
         asked = tuple(state in states for state in FINISHED)
         if not any(asked):
-            waiting = [view for i in self.open if (view := self.rows[i].view).state in states]
-            return sorted(waiting, key=_number)
+            keys = self.rows if TrialState.RUNNING in states else self._waiting
+            views = [self.fresh(self.rows[trial_id]) for trial_id in keys]
+            return sorted((view for view in views if view.state in states), key=_number)
         if any(state in states for state in OPEN):
             return [view for view in self._in_order() if view.state in states]
         if asked not in self._ended:
@@ -97,15 +128,14 @@ class StudyCache:
             return views[number]._trial_id
         return None
 
-    def take_in(
-        self, reading: int, asked: Iterable[Known], found: Iterable[Found], overlay: Overlay
-    ) -> list[int]:
+    def take_in(self, reading: int, asked: Iterable[Known], found: Iterable[Found]) -> list[int]:
         """Take in a reading of all that is new; returns the trials that turned out to be deleted."""
         seen = set()
         for one in found:
-            seen.add(one.trial_id)
-            self.newest = max(self.newest, one.trial_id)
-            self._take(reading, one, overlay)
+            trial_id = one.known.trial_id
+            seen.add(trial_id)
+            self.newest = max(self.newest, trial_id)
+            self._take(reading, one)
         gone = [known.trial_id for known in asked if known.trial_id not in seen]
         gone = [i for i in gone if i in self.rows and self.rows[i].touched < reading]
         for trial_id in gone:
@@ -121,22 +151,38 @@ class StudyCache:
 
     def drop(self, trial_id: int) -> None:
         """Forget a trial that was deleted."""
-        del self.rows[trial_id]
-        self.open.discard(trial_id)
+        if self.rows.pop(trial_id, None) is None:
+            del self.settled[trial_id]
+        self._waiting.discard(trial_id)
+        self._stale.discard(trial_id)
+        self.revision += 1
         self._sorted = False
         self._ended.clear()
 
-    def lay_over(self, trial_id: int, writes: TrialWrites) -> None:
-        """Show what waits to be written of a trial."""
-        row = self.rows[trial_id]
-        self._show(row, writes.laid_over(row.view))
+    def admit(self, name: str, distribution: BaseDistribution) -> None:
+        """Note a parameter that a trial gets. Raises `ValueError` if the study has it of another kind."""
+        known = self.distributions.get(name)
+        if known is distribution:
+            return
+        if known is not None:
+            check_distribution_compatibility(known, distribution)
+        # The one at hand: the other trials of a pool come with the same object.
+        self.distributions[name] = distribution
 
-    def acknowledge(
-        self, trial_id: int, writes: TrialWrites, moment: datetime | None, overlay: Overlay
-    ) -> None:
+    def laid_over(self, trial_id: int, writes: TrialWrites) -> None:
+        """Note what waits to be written of a trial, from now on: the overlay has it."""
+        if trial_id not in self.rows:
+            return
+        if writes.state is None:
+            self.revision += 1
+            self._stale.add(trial_id)
+        else:
+            self.show(trial_id)
+
+    def acknowledge(self, trial_id: int, writes: TrialWrites, moment: datetime | None) -> None:
         """What was written is stored; `moment`: of its change of state, by the database's clock."""
-        row = self.rows[trial_id]
-        if row.settled:
+        row = self.rows.get(trial_id)
+        if row is None:
             return
         if moment is not None:
             writes.moment = moment
@@ -145,112 +191,152 @@ class StudyCache:
         if writes.state is not None:
             row.owned = writes.state == TrialState.RUNNING
         self._note_distributions(row.base)
-        self._show(row, overlay(row.base))
+        self._show(row, self.overlay(row.base))
 
-    def lost(self, trial_id: int, state: TrialState, overlay: Overlay) -> None:
+    def lost(self, trial_id: int, state: TrialState) -> None:
         """Somebody else finished or took the trial; what it looks like is read with the next reading."""
-        row = self.rows[trial_id]
-        row.owned = False
-        if row.settled:
+        row = self.rows.get(trial_id)
+        if row is None:
             return
+        row.owned = False
         row.base = evolved(row.base, state=state)
         row.touched = self.started
-        self._show(row, overlay(row.base))
+        self._show(row, self.overlay(row.base))
 
-    def show(self, trial_id: int, overlay: Overlay) -> None:
+    def disown(self, trial_id: int) -> None:
+        """Somebody else may write the trial from now on."""
+        row = self.rows.get(trial_id)
+        if row is not None:
+            row.owned = False
+
+    def show(self, trial_id: int) -> None:
         """Lay the waiting writes over the base anew, for some of them were given up."""
         row = self.rows.get(trial_id)
-        if row is not None and not row.settled:
-            self._show(row, overlay(row.base))
+        if row is not None:
+            self._show(row, self.overlay(row.base))
 
-    def _take(self, reading: int, found: Found, overlay: Overlay) -> None:
-        row = self.rows.get(found.trial_id)
+    def _take(self, reading: int, found: Found) -> None:
+        trial_id = found.known.trial_id
+        row = self.rows.get(trial_id)
         if row is None:
-            trial = found.trial()
-            row = Row(trial, trial, found.known, found.attributes)
-            row.view = overlay(trial)
-            self._insert(row)
-        elif row.settled or row.touched >= reading:
+            if trial_id not in self.settled:
+                self._begin(found)
             return
-        else:
-            base = found.trial() if found.full else _grown(row, found)
-            row.known, row.attributes = found.known, found.attributes
-            if base is row.base or base == row.base:
-                base = row.base
-            else:
-                row.base = base
-                self._show(row, overlay(base))
-        self._note_distributions(row.base)
-        if row.base.state in FINISHED:
-            self._settle(row)
+        if row.touched >= reading:
+            return
+        base = found.trial if found.full else _grown(row, found)
+        row.known, row.attributes = found.known, attribute_texts(found.trial)
+        if base.state in FINISHED:
+            self._settle(row, base)
+        elif base is not row.base and base != row.base:
+            row.base = base
+            self._note_distributions(base)
+            self._show(row, self.overlay(base))
 
-    def _settle(self, row: Row) -> None:
-        row.settled, row.owned, row.attributes = True, False, None
-        self.open.discard(row.base._trial_id)
-        self._show(row, row.base)
-        if row.base.state == TrialState.COMPLETE and row.base._values and self._is_better(row.base):
-            self.best = row.base
+    def _begin(self, found: Found) -> None:
+        """Take in a trial that wasn't known."""
+        trial = found.trial
+        self._note_distributions(trial)
+        if trial.state in FINISHED:
+            self._ended.clear()
+            self._append(trial)
+            self._end(trial)
+        else:
+            view = self.overlay(trial)
+            self._insert(Row(trial, view, found.known, attribute_texts(trial)))
+
+    def _settle(self, row: Row, trial: FrozenTrial) -> None:
+        del self.rows[trial._trial_id]
+        row.base, row.settled = trial, True
+        self._note_distributions(trial)
+        self._show(row, trial)
+        self._end(trial)
+
+    def _end(self, trial: FrozenTrial) -> None:
+        self.settled[trial._trial_id] = trial
+        if trial.state == TrialState.COMPLETE and self._is_better(trial):
+            self.best = trial
 
     def _is_better(self, trial: FrozenTrial) -> bool:
-        if self.best is None:
+        value = first_value(trial)
+        if value is None:
+            return False
+        best = None if self.best is None else first_value(self.best)
+        if self.best is None or best is None:
             return True
         sign = -1 if self.directions and self.directions[0] == StudyDirection.MAXIMIZE else 1
-        return (sign * _value(trial), trial._number) < (sign * _value(self.best), self.best._number)
+        return (sign * value, trial._number) < (sign * best, self.best._number)
 
     def _insert(self, row: Row) -> None:
-        trial = row.base
         if row.view.state in FINISHED:
             self._ended.clear()
-        self.rows[trial._trial_id] = row
-        self.open.add(trial._trial_id)
-        if self._sorted and (not self._views or self._views[-1]._number < trial._number):
-            row.position = len(self._views)
-            self._views.append(row.view)
+        trial_id = row.base._trial_id
+        self.rows[trial_id] = row
+        if row.view.state == TrialState.WAITING:
+            self._waiting.add(trial_id)
+        row.position = self._append(row.view)
+
+    def _append(self, view: FrozenTrial) -> int:
+        """Put a new trial at the end of the views, if it belongs there; its position."""
+        self.revision += 1
+        if self._sorted and (not self._views or self._views[-1]._number < view._number):
+            self._views.append(view)
         else:
             self._sorted = False
+        return len(self._views) - 1
 
     def _show(self, row: Row, view: FrozenTrial) -> None:
+        self.revision += 1
+        self._see(row, view)
+
+    def _see(self, row: Row, view: FrozenTrial) -> None:
+        trial_id = view._trial_id
+        self._stale.discard(trial_id)
         if view.state in FINISHED or row.view.state in FINISHED:
             self._ended.clear()
+        if view.state == TrialState.WAITING:
+            self._waiting.add(trial_id)
+        else:
+            self._waiting.discard(trial_id)
         row.view = view
         if self._sorted:
             self._views[row.position] = view
 
     def _in_order(self) -> list[FrozenTrial]:
+        for trial_id in list(self._stale):
+            self.fresh(self.rows[trial_id])
         if not self._sorted:
-            rows = sorted(self.rows.values(), key=lambda row: (row.base._number, row.base._trial_id))
-            for position, row in enumerate(rows):
-                row.position = position
-            self._views = [row.view for row in rows]
+            views = [*self.settled.values(), *(row.view for row in self.rows.values())]
+            self._views = sorted(views, key=lambda view: (view._number, view._trial_id))
+            for position, view in enumerate(self._views):
+                if view._trial_id in self.rows:
+                    self.rows[view._trial_id].position = position
             self._sorted = True
         return self._views
 
     def _note_distributions(self, trial: FrozenTrial) -> None:
-        for name, distribution in trial._distributions.items():
+        if trial._distributions is self._noted:
+            return
+        self._noted = trial._distributions
+        for name, distribution in self._noted.items():
             self.distributions.setdefault(name, distribution)
 
 
 def _grown(row: Row, found: Found) -> FrozenTrial:
     """The base with the rows that were added."""
     changes: dict[str, object] = {}
-    base = row.base
-    if found.params:
-        changes["_params"] = base._params | external(found.params, found.distributions)
-        changes["_distributions"] = base._distributions | found.distributions
-    if found.reports:
-        changes["intermediate_values"] = base.intermediate_values | found.reports
-    if found.values != base._values:
-        changes["_values"] = found.values
-    if found.attributes != row.attributes:
-        user_keys, user_texts, system_keys, system_texts = found.attributes
-        changes["_user_attrs"] = decoded(user_keys, user_texts)
-        changes["_system_attrs"] = decoded(system_keys, system_texts)
+    base, new = row.base, found.trial
+    if new._params:
+        changes["_params"] = base._params | new._params
+        changes["_distributions"] = base._distributions | new._distributions
+    if new.intermediate_values:
+        changes["intermediate_values"] = base.intermediate_values | new.intermediate_values
+    if new._values != base._values:
+        changes["_values"] = new._values
+    if attribute_texts(new) != row.attributes:
+        changes["_user_attrs"], changes["_system_attrs"] = new._user_attrs, new._system_attrs
     return evolved(base, **changes) if changes else base
 
 
 def _number(trial: FrozenTrial) -> int:
     return trial._number
-
-
-def _value(trial: FrozenTrial) -> float:
-    return trial._values[0] if trial._values else float("nan")

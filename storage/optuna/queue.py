@@ -11,7 +11,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from storage.optuna.values import evolved
+from storage.optuna.stored import evolved
 
 
 @dataclass(slots=True)

@@ -2,24 +2,19 @@
 
 A trial that was seen before and is still open is read in part: its state, its attributes, and the
 parameters and intermediate values whose rows were added since. If its row in `trials` was changed
-meanwhile (every change of state does that), it is read in full.
+meanwhile (every change of state does that), it is read in full. Arrays travel and stay as texts: of ten
+thousand trials most are never looked at in detail.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any
 
-from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState
-
-from storage.optuna.values import STATES, StoredTrial, decoded, distribution_of, local_time
+from storage.optuna.stored import StoredTrial, interned, shape_of, stored_trial
+from storage.optuna.values import STATES
 from storage.optuna.wire import Wire
-
-Attributes: TypeAlias = tuple[list[str] | None, list[str] | None, list[str] | None, list[str] | None]
-"""As read: names and JSON of the user's attributes, then of Optuna's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,44 +32,22 @@ class Known:
 
 @dataclass(slots=True)
 class Found:
-    """A trial as read, in full or the part that is new."""
+    """A trial as read: in full, or without the parameters and intermediate values that are known of it."""
 
-    trial_id: int
-    number: int
-    state: TrialState
-    start: datetime | None
-    complete: datetime | None
+    trial: StoredTrial
     known: Known
     """Of this reading, for the next one."""
     full: bool
-    params: dict[str, float]
-    """In Optuna's internal representation."""
-    distributions: dict[str, BaseDistribution]
-    reports: dict[int, float]
-    values: list[float] | None
-    attributes: Attributes
-
-    def trial(self) -> FrozenTrial:
-        """The trial, if it was read in full."""
-        user_keys, user_texts, system_keys, system_texts = self.attributes
-        return StoredTrial(
-            number=self.number,
-            state=self.state,
-            value=None,
-            values=self.values,
-            datetime_start=local_time(self.start),
-            datetime_complete=local_time(self.complete),
-            params=external(self.params, self.distributions),
-            distributions=self.distributions,
-            user_attrs=decoded(user_keys, user_texts),
-            system_attrs=decoded(system_keys, system_texts),
-            intermediate_values=self.reports,
-            trial_id=self.trial_id,
-        )
 
 
 _FLOAT = """coalesce({value}, CASE {value}_type
     WHEN 'INF_POS' THEN 'Infinity'::float8 WHEN 'INF_NEG' THEN '-Infinity' ELSE 'NaN' END)"""
+
+_OBJECT = """
+    SELECT '{{' || string_agg(to_json(key::text)::text || ':' || value_json, ','
+                            ORDER BY trial_{kind}_attribute_id) || '}}'
+    FROM trial_{kind}_attributes AS x WHERE x.trial_id = t.trial_id
+"""
 
 _TRIALS = f"""
 SELECT %s::int, t.trial_id, t.number, t.state::text, t.datetime_start, t.datetime_complete,
@@ -86,29 +59,22 @@ LEFT JOIN trials AS t ON t.study_id = %s AND (t.trial_id > %s OR t.trial_id = AN
 LEFT JOIN unnest(%s::int[], %s::bigint[], %s::int[], %s::int[]) AS known(trial_id, version, param, report)
     ON known.trial_id = t.trial_id AND known.version = t.xmin::text::bigint
 LEFT JOIN LATERAL (
-    SELECT array_agg(param_name::text ORDER BY param_id), array_agg(param_value ORDER BY param_id),
-           array_agg(distribution_json ORDER BY param_id), max(param_id)
+    SELECT array_agg(param_name ORDER BY param_id)::text,
+           array_agg(distribution_json ORDER BY param_id)::text,
+           array_agg(param_value ORDER BY param_id)::text, max(param_id)
     FROM trial_params AS x
     WHERE x.trial_id = t.trial_id AND x.param_id > coalesce(known.param, 0)
 ) AS params ON true
+LEFT JOIN LATERAL ({_OBJECT.format(kind="user")}) AS users ON true
+LEFT JOIN LATERAL ({_OBJECT.format(kind="system")}) AS systems ON true
 LEFT JOIN LATERAL (
-    SELECT array_agg(key::text ORDER BY trial_user_attribute_id),
-           array_agg(value_json ORDER BY trial_user_attribute_id)
-    FROM trial_user_attributes AS x WHERE x.trial_id = t.trial_id
-) AS users ON true
-LEFT JOIN LATERAL (
-    SELECT array_agg(key::text ORDER BY trial_system_attribute_id),
-           array_agg(value_json ORDER BY trial_system_attribute_id)
-    FROM trial_system_attributes AS x WHERE x.trial_id = t.trial_id
-) AS systems ON true
-LEFT JOIN LATERAL (
-    SELECT array_agg(step), array_agg({_FLOAT.format(value="intermediate_value")}),
+    SELECT array_agg(step)::text, array_agg({_FLOAT.format(value="intermediate_value")})::text,
            max(trial_intermediate_value_id)
     FROM trial_intermediate_values AS x
     WHERE x.trial_id = t.trial_id AND x.trial_intermediate_value_id > coalesce(known.report, 0)
 ) AS reports ON true
 LEFT JOIN LATERAL (
-    SELECT array_agg({_FLOAT.format(value="value")} ORDER BY objective)
+    SELECT array_agg({_FLOAT.format(value="value")} ORDER BY objective)::text
     FROM trial_values AS x WHERE x.trial_id = t.trial_id
 ) AS final ON true
 """  # noqa: S608 (made of our own constants)
@@ -142,7 +108,7 @@ def read_trials(wire: Wire, asks: Sequence[Ask]) -> dict[int, list[Found]]:
         for study_id, *row in wire.run(statement, values).rows:
             of_study = found.setdefault(study_id, [])
             if row[0] is not None:
-                of_study.append(_found(tuple(row), before.get(row[0])))
+                of_study.append(_found(row, before.get(row[0])))
     return found
 
 
@@ -174,37 +140,25 @@ def trial_of_number(wire: Wire, study_id: int, number: int) -> int | None:
     return rows[0][0] if rows else None
 
 
-def external(params: dict[str, float], distributions: dict[str, BaseDistribution]) -> dict[str, Any]:
-    """Parameters as users see them."""
-    return {name: distributions[name].to_external_repr(value) for name, value in params.items()}
-
-
-def _found(row: tuple[Any, ...], before: Known | None) -> Found:
+def _found(row: Sequence[Any], before: Known | None) -> Found:
     (
         trial_id, number, state, start, complete, version, full,
-        names, internal, distributions, newest_param,
-        user_keys, user_texts, system_keys, system_texts,
-        steps, reported, newest_report, values,
+        names, distributions, internal, newest_param,
+        user_attrs, system_attrs, steps, reported, newest_report, values,
     ) = row  # fmt: skip
     if full or before is None:
-        before = Known(trial_id, 0, 0, 0)
-    names = names or []
-    return Found(
-        trial_id=trial_id,
-        number=number,
-        state=STATES[state],
-        start=start,
-        complete=complete,
-        known=Known(
-            trial_id, version, newest_param or before.newest_param, newest_report or before.newest_report
-        ),
-        full=full,
-        params=dict(zip(names, internal or (), strict=True)),
-        distributions=dict(zip(names, map(distribution_of, distributions or ()), strict=True)),
-        reports=dict(zip(steps or (), reported or (), strict=True)),
-        values=values,
-        attributes=(user_keys, user_texts, system_keys, system_texts),
+        newest_param, newest_report = newest_param or 0, newest_report or 0
+    else:
+        newest_param = newest_param or before.newest_param
+        newest_report = newest_report or before.newest_report
+    trial = stored_trial(
+        trial_id,
+        number,
+        STATES[state],
+        shape_of(names, distributions),
+        (start, complete, internal, user_attrs, system_attrs, interned(steps), reported, values),
     )
+    return Found(trial, Known(trial_id, version, newest_param, newest_report), full)
 
 
 def _array(numbers: Sequence[int]) -> str:

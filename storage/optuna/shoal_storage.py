@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from optuna._experimental import warn_experimental_argument
-from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.storages._base import DEFAULT_STUDY_NAME_PREFIX
@@ -28,8 +28,9 @@ from storage.optuna.batch import Batch, TrialsRefused, raise_refusal, refusal
 from storage.optuna.creation import enqueue_trials
 from storage.optuna.queue import TrialWrites
 from storage.optuna.reads import trial_of_number
+from storage.optuna.stored import detached, unshared
 from storage.optuna.trials import NO_STUDY, Trials
-from storage.optuna.values import checked_key, checked_step, detached, unshared
+from storage.optuna.values import checked_key, checked_step
 from storage.optuna.wire import Wire
 
 if TYPE_CHECKING:
@@ -245,14 +246,14 @@ class ShoalStorage(BaseStorage, BaseHeartbeat):
         param_value_internal: float,
         distribution: BaseDistribution,
     ) -> None:
-        study, _ = self._trials.writable(trial_id)
+        study, row = self._trials.writable(trial_id)
         name = checked_key(param_name)
         if not study.loaded and name not in study.distributions:
             self._trials.read(study.study_id)
         with self._trials.lock:
-            known = study.distributions.setdefault(name, distribution)
-        check_distribution_compatibility(known, distribution)
-        self._write(trial_id, TrialWrites(params={name: (float(param_value_internal), distribution)}))
+            study.admit(name, distribution)
+        writes = TrialWrites(params={name: (float(param_value_internal), distribution)})
+        raise_refusal(trial_id, self._trials.write_at(study, row, trial_id, writes))
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
@@ -282,8 +283,10 @@ class ShoalStorage(BaseStorage, BaseHeartbeat):
     # Reading trials.
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        row = self._trials.current(trial_id)[1]
-        return row.view if row.settled else unshared(row.view)
+        study, row = self._trials.current(trial_id)
+        with self._trials.lock:
+            trial = study.fresh(row)
+        return trial if row.settled else unshared(trial)
 
     def get_all_trials(
         self,
@@ -295,6 +298,18 @@ class ShoalStorage(BaseStorage, BaseHeartbeat):
         with self._trials.lock:
             trials = study.trials(states)
         return [detached(trial) for trial in trials] if deepcopy else trials
+
+    def changed_trials(self, study_id: int, revision: int | None) -> tuple[int, list[FrozenTrial] | None]:
+        """The revision of now, and all trials, not copied, if it isn't the one given, else None.
+
+        A revision, of this storage alone, counts what has changed of a study's trials. Reads what is
+        new, as every question does. Raises `KeyError`.
+        """
+        study = self._trials.read(study_id)
+        with self._trials.lock:
+            if study.revision == revision:
+                return study.revision, None
+            return study.revision, study.trials()
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
         if len(self.get_study_directions(study_id)) > 1:
@@ -352,9 +367,7 @@ class ShoalStorage(BaseStorage, BaseHeartbeat):
             raise TrialsRefused(refused)
 
     def _write(self, trial_id: int, writes: TrialWrites) -> None:
-        outcome = self._trials.write(trial_id, writes)
-        if outcome is not None:
-            raise_refusal(trial_id, outcome)
+        raise_refusal(trial_id, self._trials.write(trial_id, writes))
 
     def _set_study_attribute(self, study_id: int, kind: studies.Kind, key: str, value: Any) -> None:
         text = json.dumps(value)

@@ -20,7 +20,8 @@ from storage.optuna.creation import Made, make_trials
 from storage.optuna.outbox import Outbox
 from storage.optuna.queue import TrialWrites, Writes
 from storage.optuna.reads import Ask, Found, Known, read_trials, study_of_trial
-from storage.optuna.values import FINISHED, LARGEST_INTEGER, detached, evolved
+from storage.optuna.stored import detached, evolved
+from storage.optuna.values import FINISHED, LARGEST_INTEGER
 from storage.optuna.wire import Wire
 from storage.optuna.writes import Outcome
 
@@ -53,7 +54,10 @@ class Trials:
 
     def study(self, study_id: int) -> StudyCache:
         """What is known of a study, which may be nothing. Call it under the lock."""
-        return self._studies.setdefault(study_id, StudyCache(study_id))
+        study = self._studies.get(study_id)
+        if study is None:
+            study = self._studies[study_id] = StudyCache(study_id, self.outbox.overlay)
+        return study
 
     def name(self, study_id: int) -> str:
         """A study's name. Raises `KeyError`."""
@@ -80,7 +84,7 @@ class Trials:
         with self.lock:
             study = self._studies.pop(study_id, None)
             self._names.pop(study_id, None)
-            for trial_id in study.rows if study is not None else ():
+            for trial_id in study.keys() if study is not None else ():
                 self._study_of.pop(trial_id, None)
                 self.outbox.drop(trial_id)
 
@@ -145,7 +149,7 @@ class Trials:
         """A trial's place in the cache, if it has one."""
         with self.lock:
             study = self._studies.get(self._study_of.get(trial_id, -1))
-            row = None if study is None else study.rows.get(trial_id)
+            row = None if study is None else study.row(trial_id)
             return None if study is None or row is None else (study, row)
 
     def current(self, trial_id: int) -> tuple[StudyCache, Row]:
@@ -179,7 +183,10 @@ class Trials:
 
     def write(self, trial_id: int, writes: TrialWrites) -> Outcome | None:
         """Write what is no change of state; None if it waits, in a batch or for the background thread."""
-        study, row = self.writable(trial_id)
+        return self.write_at(*self.writable(trial_id), trial_id, writes)
+
+    def write_at(self, study: StudyCache, row: Row, trial_id: int, writes: TrialWrites) -> Outcome | None:
+        """The same for a trial whose place `writable` has given."""
         batch = self.batch
         with self.lock:
             if batch is not None:
@@ -187,7 +194,7 @@ class Trials:
                 return None
             if row.owned:
                 self.outbox.put(trial_id, writes)
-                study.lay_over(trial_id, writes)
+                study.laid_over(trial_id, writes)
                 return None
         return self.write_now(trial_id, writes)
 
@@ -202,8 +209,12 @@ class Trials:
         return self.outbox.flush({trial_id: writes})[trial_id]
 
     def _hold(self, batch: Batch, study: StudyCache, trial_id: int, writes: TrialWrites) -> None:
-        batch.writes.setdefault(trial_id, TrialWrites()).add(writes)
-        study.lay_over(trial_id, writes)
+        held = batch.writes.get(trial_id)
+        if held is None:
+            batch.writes[trial_id] = writes
+        else:
+            held.add(writes)
+        study.laid_over(trial_id, writes)
 
     def _read_now(self, wanted: Sequence[StudyCache]) -> list[int]:
         """Read studies, whose reading locks the caller holds; those that turned out to be deleted."""
@@ -225,9 +236,9 @@ class Trials:
     def _take_in(
         self, study: StudyCache, reading: int, known: Sequence[Known], found: Sequence[Found]
     ) -> None:
-        gone = study.take_in(reading, known, found, self.outbox.overlay)
+        gone = study.take_in(reading, known, found)
         for one in found:
-            self._study_of[one.trial_id] = study.study_id
+            self._study_of[one.known.trial_id] = study.study_id
         for trial_id in gone:
             self._study_of.pop(trial_id, None)
             self.outbox.drop(trial_id)
@@ -247,9 +258,9 @@ class Trials:
             cached = self.cached(trial_id)
             if cached is None:
                 continue
-            study, row = cached
+            study, _ = cached
             if outcomes is None:
-                study.show(trial_id, self.outbox.overlay)
+                study.show(trial_id)
                 continue
             outcome = outcomes[trial_id]
             if outcome.before is None:
@@ -258,12 +269,12 @@ class Trials:
                 del self._study_of[trial_id]
             elif not outcome.stored:
                 self.outbox.drop(trial_id)
-                study.lost(trial_id, outcome.before, self.outbox.overlay)
+                study.lost(trial_id, outcome.before)
             elif writes.state is not None and not outcome.changed:
-                row.owned = False
-                study.acknowledge(trial_id, writes.without_ending(), None, self.outbox.overlay)
+                study.disown(trial_id)
+                study.acknowledge(trial_id, writes.without_ending(), None)
             else:
-                study.acknowledge(trial_id, writes, outcome.moment, self.outbox.overlay)
+                study.acknowledge(trial_id, writes, outcome.moment)
 
 
 def _as_made(made: Made, template: FrozenTrial | None) -> FrozenTrial:

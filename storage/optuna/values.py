@@ -1,8 +1,7 @@
-"""How a value looks in a row, and how it looks in Optuna's `FrozenTrial`."""
+"""How a value looks in a row, and how it looks in Optuna's `FrozenTrial` (`storage.optuna.stored`)."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 LONGEST_KEY = 512
 """Characters of a name of a parameter, an attribute or a study in Optuna's tables."""
@@ -55,56 +54,6 @@ def checked_step(step: int) -> int:
     if not -LARGEST_INTEGER <= number <= LARGEST_INTEGER:
         raise ValueError(f"a step may be ±{LARGEST_INTEGER} at most, not {number}")
     return number
-
-
-class StoredTrial(FrozenTrial):
-    """A `FrozenTrial` whose deep copies share its distributions, which never change.
-
-    To copy those is most of what Optuna's `Study.tell` costs. Pickled it is a plain `FrozenTrial`.
-    """
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTrial:
-        copied = detached(self)
-        memo[id(self)] = copied
-        return copied
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return object.__new__, (FrozenTrial,), self.__dict__
-
-
-def evolved(trial: FrozenTrial, **changes: Any) -> FrozenTrial:
-    """A trial that differs in some attributes (by their names inside `FrozenTrial`) and shares the rest.
-
-    Whoever holds the old one never sees it change, as Optuna's storages have to promise.
-    """
-    new = StoredTrial.__new__(StoredTrial)
-    new.__dict__.update(trial.__dict__, **changes)
-    return new
-
-
-def detached(trial: FrozenTrial) -> FrozenTrial:
-    """A copy that its holder may change, as deep as `copy.deepcopy` but for the distributions."""
-    return evolved(
-        trial,
-        _values=None if trial._values is None else list(trial._values),
-        _params=copy.deepcopy(trial._params),
-        _distributions=dict(trial._distributions),
-        _user_attrs=copy.deepcopy(trial._user_attrs),
-        _system_attrs=copy.deepcopy(trial._system_attrs),
-        intermediate_values=dict(trial.intermediate_values),
-    )
-
-
-def unshared(trial: FrozenTrial) -> FrozenTrial:
-    """A copy to which entries may be added: Optuna's `Trial` does so to what a storage gave it."""
-    return evolved(
-        trial,
-        _params=dict(trial._params),
-        _distributions=dict(trial._distributions),
-        _user_attrs=dict(trial._user_attrs),
-        _system_attrs=dict(trial._system_attrs),
-        intermediate_values=dict(trial.intermediate_values),
-    )
 
 
 def decoded(keys: Iterable[str] | None, texts: Iterable[str] | None) -> dict[str, Any]:

@@ -29,9 +29,9 @@ _LOCK = "SELECT FROM trials WHERE trial_id = ANY(%s::int[]) ORDER BY trial_id FO
 
 _PARAMS = f"""
 INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
-SELECT trial_id, w.name, w.value, w.distribution
-FROM unnest(%s::int[], %s::text[], %s::float8[], %s::text[])
-    WITH ORDINALITY AS w(trial_id, name, value, distribution, nth)
+SELECT trial_id, kinds.name, w.value, kinds.distribution
+FROM unnest(%s::int[], %s::int[], %s::float8[]) WITH ORDINALITY AS w(trial_id, kind, value, nth)
+JOIN unnest(%s::text[], %s::text[]) WITH ORDINALITY AS kinds(name, distribution, kind) USING (kind)
 JOIN trials AS t USING (trial_id)
 WHERE t.state IN {OPEN} ORDER BY w.nth
 ON CONFLICT (trial_id, param_name) DO NOTHING;
@@ -150,11 +150,19 @@ def _outcome(row: Sequence[Any] | None, wanted: TrialState | None, *, uncertain:
 
 
 def _params(writes: Writes) -> list[Any] | None:
-    rows = [(i, name, *drawn) for i, of_trial in writes.items() for name, drawn in of_trial.params.items()]
+    # A pool has few parameters: each travels once, and so is its distribution put into words only once.
+    kinds: dict[tuple[str, int], tuple[int, str]] = {}
+    rows = []
+    for trial_id, of_trial in writes.items():
+        for name, (value, distribution) in of_trial.params.items():
+            key = name, id(distribution)
+            if (kind := kinds.get(key)) is None:
+                kind = kinds[key] = len(kinds) + 1, distribution_to_json(distribution)
+            rows.append((trial_id, kind[0], value))
     if not rows:
         return None
-    ids, names, values, distributions = zip(*rows, strict=True)
-    return [numbers(ids), texts(names), numbers(values), texts(map(distribution_to_json, distributions))]
+    columns = [numbers(column) for column in zip(*rows, strict=True)]
+    return [*columns, texts(name for name, _ in kinds), texts(text for _, text in kinds.values())]
 
 
 def _attributes(writes: Writes, kind: str) -> list[Any] | None:

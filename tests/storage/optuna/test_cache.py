@@ -169,7 +169,7 @@ def test_what_waits_is_stored_soon(storage: ShoalStorage, study: optuna.Study, s
     trial = study.ask()
     trial.report(0.5, 1)
     trial.set_user_attr("a", 1)
-    until(lambda: stock.get_trial(trial._trial_id).intermediate_values == {1: 0.5}, seconds=30)
+    until(lambda: stock.get_trial(trial._trial_id).intermediate_values == {1: 0.5})
     assert stock.get_trial(trial._trial_id).user_attrs == {"a": 1}
 
 
@@ -178,7 +178,7 @@ def test_the_background_thread_ends(storage: ShoalStorage, study: optuna.Study, 
     outbox = storage._trials.outbox
     for step in range(2):
         study.ask().report(0.5, step)
-        until(lambda: outbox._thread is None, seconds=30)
+        until(lambda: outbox._thread is None)
     with ShoalStorage(storage.wire.url) as again:
         assert [t.intermediate_values for t in again.get_all_trials(study._study_id)] == [{0: 0.5}, {1: 0.5}]
 
