@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.pruners import MedianPruner
+from optuna.pruners import BasePruner, MedianPruner
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from objectives.base import EpochReport
+from search.experiment.settings import MedianSettings
 from search.experiment.spec import ExperimentSpec
+from search.pruning.table_pruner import TablePruner
 from search.trials.broker import Broker
 from search.trials.claims import Claim, Reported
 from storage.batched_ledger import BatchedLedger
@@ -40,6 +42,9 @@ SIX: Mapping[str, BaseDistribution] = {
     "model.dropout": FloatDistribution(0.0, 0.9),
 }
 """The parameters of the stored studies, and a sixth."""
+
+EPOCHS = 20
+"""Of the stored trials."""
 
 LAST = 10**9
 """A limit in seconds that nothing reaches."""
@@ -115,12 +120,16 @@ class Stock(Arm):
         """The storage that this arm is about."""
         return optuna.storages.get_storage(self.url)
 
+    def pruner(self) -> BasePruner:
+        """The pruner that this arm asks."""
+        return MedianPruner()
+
     def open(self) -> None:
         self.study = optuna.load_study(
             study_name=study_of(self.size),
             storage=self.storage(),
             sampler=RandomSampler(seed=SEED),
-            pruner=MedianPruner(),
+            pruner=self.pruner(),
         )
         self.study.get_trials(deepcopy=False)
 
@@ -200,10 +209,13 @@ class _Counted:
 
 
 class Plain(Stock):
-    """Optuna's API call by call, over our storage."""
+    """Optuna's API call by call, over our storage and with our pruner."""
 
     def storage(self) -> BaseStorage:
         return open_optuna_storage(self.url)
+
+    def pruner(self) -> BasePruner:
+        return TablePruner(MedianSettings(), max_epochs=EPOCHS)
 
     def adopt(self, count: int) -> None:
         storage = self.study._storage
@@ -213,7 +225,7 @@ class Plain(Stock):
 
 
 class Batch(Plain):
-    """Optuna's API over our storage, the whole pool in a batch."""
+    """Optuna's API over our storage and with our pruner, the whole pool in a batch."""
 
     def _batch(self, new: Mapping[int, int] | None = None) -> Any:
         storage = self.study._storage
@@ -231,6 +243,12 @@ class Batch(Plain):
     def decide(self, step: int, limit: float = LAST) -> None:
         with self._batch():
             super().decide(step)
+
+    def decide_by_optuna(self) -> None:
+        """The same by Optuna's own pruner."""
+        ours, self.study.pruner = self.study.pruner, MedianPruner()
+        self.decide(0)
+        self.study.pruner = ours
 
     def tell(self, limit: float = LAST) -> None:
         with self._batch():
@@ -259,7 +277,7 @@ class Worker(Arm):
             | {
                 "experiment": f"n{self.size}",
                 "seed": SEED,
-                "fixed": {"epochs": 20},
+                "fixed": {"epochs": EPOCHS},
                 "space": SPEC["space"] | {"model.dropout": {"low": 0.0, "high": 0.9}},
                 "methods": {"random": {}},
                 "replicates": 1,

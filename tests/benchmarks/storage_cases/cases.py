@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import optuna
 
-from tests.benchmarks.storage_cases.arms import ARMS, Arm, Grpc
+from tests.benchmarks.storage_cases.arms import ARMS, Arm, Batch, Grpc
 from tests.benchmarks.storage_cases.measuring import Cost, Meter, load, summary
 
 T = TypeVar("T")
@@ -84,6 +84,8 @@ def _one_size(arm: Arm, pools: Pools, meter: Meter) -> dict[str, Any]:
     for step in range(1, pools.epochs + 1):
         found["report"].append(meter.measure(pools.pool, lambda step=step: arm.report(step, pools.limit)))
         found["decide"].append(meter.measure(pools.pool, lambda step=step: arm.decide(step, pools.limit)))
+    if isinstance(arm, Batch):
+        found["decide by Optuna's pruner"] = [meter.measure(pools.pool, arm.decide_by_optuna)]
     found["tell"] = [meter.measure(pools.pool, lambda: arm.tell(pools.limit))]
     arm.drop()
     arm.close()
