@@ -201,6 +201,16 @@ class Experiments:
             held = frozenset(connection.scalars(text(HELD)))
         return frozenset(number for number in experiment_ids if lock_number(control_key(number)) in held)
 
+    def changed_within(self, seconds: float, experiment_ids: Iterable[int]) -> bool:
+        """Whether one of the experiments was made or written so many seconds ago at most."""
+        statement = """
+        SELECT EXISTS (SELECT FROM shoal.experiments WHERE id = ANY(:ids)
+                       AND updated_at > clock_timestamp() - make_interval(secs => :seconds))
+        """
+        values = {"ids": list(experiment_ids), "seconds": seconds}
+        with self.database.begin() as connection:
+            return bool(connection.scalar(text(statement), values))
+
     def _update(self, statement: str, **values: Any) -> None:
         with self.database.begin() as connection:
             found = connection.execute(text(statement), values).rowcount

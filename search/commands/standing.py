@@ -23,7 +23,10 @@ INTERRUPTED = "interrupted"
 """What is shown for an experiment that should be run by a process and is not."""
 
 SECOND_LOOK = 0.1
-"""Seconds after which we look again at an experiment that seems interrupted."""
+"""Seconds after which we look again at an experiment that seems interrupted, if it changed of late."""
+
+OF_LATE = 10.0
+"""Seconds within which whoever makes an experiment, or takes it up again, has become its controller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,8 @@ class Look:
 def interrupted_among(connection: Database, records: Sequence[ExperimentRecord]) -> frozenset[int]:
     """The numbers of those that should be run by somebody and are not.
 
-    Takes `SECOND_LOOK` seconds more if one seems so: state and lock are two statements, and it may have begun
-    or ended in between.
+    Looks again if one seems so: state and lock are two statements, and it may have begun or ended in between.
+    Takes `SECOND_LOOK` seconds more for one that was made or changed its state a moment ago.
     """
     from storage.experiments import Experiments
     from storage.launches import Launches
@@ -92,14 +95,15 @@ def interrupted_among(connection: Database, records: Sequence[ExperimentRecord])
     if found:
         found -= Launches(connection).under_way()
     if found:
-        sleep(SECOND_LOOK)
+        if experiments.changed_within(OF_LATE, found):
+            sleep(SECOND_LOOK)
         open_still = {record.id for record in experiments.list() if record.state not in ENDED}
         found = (found & open_still) - experiments.controlled(found) - Launches(connection).under_way()
     return found
 
 
 def look(connection: Database, experiment: str) -> Look:
-    """How far an experiment is. Raises `ExperimentNotFound`. Takes longer for one that seems interrupted."""
+    """How far an experiment is. Raises `ExperimentNotFound`."""
     from storage import queries
     from storage.experiments import Experiments
     from storage.launches import Launches

@@ -81,6 +81,20 @@ def test_a_controller_that_just_starts_or_ends_is_not_misjudged(
     assert printed(capsys, "watch", "stored")[0].startswith("stored  finished\n")
 
 
+def test_one_that_nobody_touched_of_late_is_judged_without_waiting(
+    stored: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(search.commands.standing, "sleep", waits.append)
+    set_state(stored, "running")
+    assert printed(capsys, "status", "stored")[0].startswith("stored  interrupted")
+    assert waits == [search.commands.standing.SECOND_LOOK]
+    age = "UPDATE shoal.experiments SET updated_at = now() - interval '11 seconds' RETURNING 1"
+    stored.script(age, ())
+    assert printed(capsys, "status", "stored")[0].startswith("stored  interrupted")
+    assert len(waits) == 1
+
+
 def delete_studies(database: Database, count: int) -> None:
     """As a user does in Optuna Dashboard."""
     storage = open_optuna_storage(database.url)
