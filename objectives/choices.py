@@ -1,14 +1,21 @@
 """Which way the trials of a program train, decided once and remembered by whoever runs the engine.
 
-A fused trial and the same trial alone differ in their last bits. So that a trial's curve never depends on a
-clock, what was measured first holds: for all workers, for a trial that is tried again, and for a run that is
-resumed. The engine asks and tells through `Choices` and knows nothing of where they are kept.
+A fused trial and the same trial alone differ in their last bits, and so do two ways to compute a convolution.
+So that a trial's curve never depends on a clock, what was measured first holds: for all workers, for a trial
+that is tried again, and for a run that is resumed. The engine asks and tells through `Choices` and knows
+nothing of where they are kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Protocol
+
+CONVOLUTIONS = "convolutions "
+"""Before a program: what is chosen is how its convolutions are computed."""
+
+ANY_BATCH = 1
+"""In the place of a batch: all trials of a program share its convolutions, whatever their batches are."""
 
 
 class ChoicesError(Exception):
@@ -20,7 +27,8 @@ class ProgramKey:
     """What a choice is for."""
 
     program: str
-    """The architecture, as JSON: equal for trials that can share a program."""
+    """The architecture, as JSON: equal for trials that can share a program. After `CONVOLUTIONS`: for how its
+    convolutions are computed."""
     batch: int
     """Images of a batch, rounded up: small batches gain more from fusing than large ones."""
     device: str
@@ -42,6 +50,9 @@ class ProgramChoice:
     """More slots than these have found no memory; None: there was enough so far."""
     rows: int | None = None
     """Likewise of rows of a step."""
+    convolutions: tuple[str, ...] | None = None
+    """The backend of each of a program's convolutions, in the order in which they run, and no more is said;
+    None: it is said which way trials train."""
 
 
 class Choices(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 NOTHING = "–"
@@ -33,6 +34,14 @@ def format_value(value: object) -> str:
 def format_count(value: int) -> str:
     """Digits in groups of three."""
     return f"{value:,}"
+
+
+def format_backends(backends: Mapping[str, str]) -> str:
+    """The layers of each backend, as in ``0, 3 grouped; 6 im2col``."""
+    layers: dict[str, list[str]] = {}
+    for layer, backend in backends.items():
+        layers.setdefault(backend, []).append(layer)
+    return "; ".join(f"{', '.join(names)} {backend}" for backend, names in layers.items())
 
 
 def format_seconds(seconds: float) -> str:

@@ -35,8 +35,13 @@ RETURNING {COLUMNS}
 PRECISION = "precision"
 """In the place of a program: what is decided is the precision of all programs, kept as the reason."""
 
+CONVOLUTIONS = "convolutions "
+"""Before a program: what is decided is how its convolutions are computed, kept as the reason."""
+
 ALL = f"""
-SELECT {COLUMNS} FROM shoal.programs WHERE experiment_id = :id AND program <> '{PRECISION}' ORDER BY id
+SELECT {COLUMNS} FROM shoal.programs
+WHERE experiment_id = :id AND program <> '{PRECISION}' AND NOT starts_with(program, '{CONVOLUTIONS}')
+ORDER BY id
 """  # noqa: S608
 
 PRECISIONS = (
@@ -80,7 +85,7 @@ class Programs:
         raise ExperimentNotFound(f"there is no experiment with id {experiment_id}")
 
     def of_experiment(self, experiment_id: int) -> list[ProgramRecord]:
-        """All decisions about programs of an experiment, oldest first."""
+        """All decisions on which way an experiment's trials train, oldest first."""
         with self.database.begin() as connection:
             return [
                 ProgramRecord(**row)

@@ -23,7 +23,7 @@ from objectives.base import EpochEnd, SlotError, Task, TrialFailure, TrialStart,
 from objectives.choices import Choices, ChoicesError, ProgramChoice, ProgramKey
 from objectives.datasets import SearchData, load
 from objectives.devices import memory_of, prepare, reproducible
-from objectives.fused.choose import choose, key_of, told
+from objectives.fused.choose import choose, choose_convolutions, key_of, told
 from objectives.fused.fusable import Fusing, fusing, one_image_left, why_not
 from objectives.fused.lanes import AloneLane, BrokenError, Lane, NoRoomError, PoolLane, alone_from
 from objectives.fused.member import Member, member
@@ -72,6 +72,8 @@ class FusedEngine:
         self._pools: dict[Architecture, PoolLane] = {}
         self._forms: dict[Architecture, Fusing] = {}
         self._chosen: dict[ProgramKey, tuple[Architecture, ProgramChoice]] = {}
+        self._backends: dict[Architecture, tuple[str, ...] | None] = {}
+        """Of their convolutions, as chosen; None: the usual ones."""
         self.programs_built = 0
         """So far; a trial that is admitted makes one only as the first of its kind."""
         self.images_trained = 0
@@ -122,7 +124,8 @@ class FusedEngine:
 
     def retire(self, trial_id: int) -> None:
         if self._waiting.pop(trial_id, None) is None:
-            self._lane(trial_id).retire(trial_id)
+            with reproducible(self._threads, self._task.precision):  # a thread more only waits for others
+                self._lane(trial_id).retire(trial_id)
             del self._lanes[trial_id]
             self._images.pop(trial_id, None)
             self._drop_empty_pools()
@@ -138,6 +141,12 @@ class FusedEngine:
         """Part of the rows of all steps that belonged to a trial, in (0, 1]; 1 before the first step."""
         pools = [lane.pool for lane in self._pools.values()]
         return sum(pool.rows_used for pool in pools) / (sum(pool.rows_run for pool in pools) or 1) or 1.0
+
+    @property
+    def convolutions(self) -> list[Mapping[str, str]]:
+        """Of each program that has some: layer → the backend of this convolution."""
+        programs = [lane.pool.program for lane in self._pools.values()]
+        return [program.convolutions for program in programs if program.convolutions]
 
     def why_alone(self, trial_id: int) -> str | None:
         """Why a trial trains alone; None if it doesn't, or hasn't begun."""
@@ -219,6 +228,10 @@ class FusedEngine:
             return form.reason
         sizes = self._sizes
         if self._choices:
+            if form.form == "stacked" and key not in self._backends:
+                self._backends[key] = choose_convolutions(
+                    self._task, start.config, data, sizes, self._choices, threads=self._threads
+                )
             chosen = self._chosen_for(key, start, data, self._choices)
             if not chosen.fused:
                 return chosen.reason
@@ -235,6 +248,7 @@ class FusedEngine:
                     self._device,
                     generic=generic,
                     precision=self._task.precision,
+                    convolutions=self._backends.get(key),
                 )
                 return Pool(program, data.images, sizes.rows, sizes.images_per_row)
 
@@ -250,7 +264,15 @@ class FusedEngine:
     ) -> ProgramChoice:
         kind = key_of(start.config, data, self._device)
         if kind not in self._chosen:
-            chosen = choose(self._task, start.config, data, self._sizes, choices, threads=self._threads)
+            chosen = choose(
+                self._task,
+                start.config,
+                data,
+                self._sizes,
+                choices,
+                threads=self._threads,
+                convolutions=self._backends.get(key),
+            )
             self._chosen[kind] = key, chosen
             if chosen.fused and chosen.slots is not None:
                 self._sizes = self._sizes.within(chosen.slots, None)

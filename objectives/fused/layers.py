@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from objectives.fused import convolutions
+from objectives.fused.convolutions import Run
+from objectives.fused.products import products
 from objectives.fused.rows import RowTable
 from objectives.models import Dropout, ResidualBlock
 
@@ -38,6 +39,8 @@ class Pass:
     training: bool
     masks: Iterator[Tensor | None]
     """What each dropout layer multiplies by, RMF, in the order in which they run; None: by nothing."""
+    convolutions: Mapping[str, Run]
+    """Module name → how this convolution is computed."""
     activations: torch.dtype = torch.float32
     """In which convolutions and dense layers compute, and which every layer gives on."""
     statistics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -94,18 +97,7 @@ def _conv(module: nn.Conv2d, name: str) -> Layer:
     def forward(x: Tensor, step: Pass) -> Tensor:
         kernel_ROHWC = step.factor(_join(name, "weight"))
         bias_RO = step.factor(_join(name, "bias")) if module.bias is not None else None
-        if step.training and bias_RO is not None and convolutions.suits(module, x):
-            y: Tensor = convolutions.SmallMaps.apply(x, kernel_ROHWC, bias_RO, module.stride, module.padding)  # type: ignore[no-untyped-call]
-            return y
-        return functional.conv2d(
-            x,
-            kernel_ROHWC.flatten(0, 1).permute(0, 3, 1, 2),
-            None if bias_RO is None else bias_RO.flatten(),
-            module.stride,
-            module.padding,
-            module.dilation,
-            groups=step.rows.rows,
-        )
+        return step.convolutions[name](x, kernel_ROHWC, bias_RO, module)
 
     return forward
 
@@ -127,16 +119,14 @@ class Linear(torch.autograd.Function):
     def forward(ctx: Any, x_RMF: Tensor, weight_ROF: Tensor, bias_RO: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_RMF, weight_ROF)
         weight_RFO = weight_ROF.transpose(1, 2)
-        if bias_RO is None:
-            return torch.bmm(x_RMF, weight_RFO)
-        return torch.baddbmm(bias_RO[:, None], x_RMF, weight_RFO)
+        return products(x_RMF, weight_RFO, None if bias_RO is None else bias_RO[:, None])
 
     @staticmethod
     def backward(ctx: Any, dy_RMO: Tensor) -> tuple[Tensor | None, ...]:
         x_RMF, weight_ROF = ctx.saved_tensors
         return (
-            torch.bmm(dy_RMO, weight_ROF) if ctx.needs_input_grad[0] else None,
-            torch.bmm(dy_RMO.transpose(1, 2), x_RMF),
+            products(dy_RMO, weight_ROF) if ctx.needs_input_grad[0] else None,
+            products(dy_RMO.transpose(1, 2), x_RMF),
             dy_RMO.sum(1) if ctx.needs_input_grad[2] else None,
         )
 

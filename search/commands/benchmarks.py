@@ -13,7 +13,7 @@ from rich.text import Text
 from search import output
 from search.commands.options import AsJson, DeviceOption, PrecisionOption
 from search.commands.signals import ending_at_once
-from search.formats import format_number, format_revision
+from search.formats import format_backends, format_number, format_revision
 
 LEAST_ROUNDS = 5
 """Fewer show no spread; said where fewer were asked for."""
@@ -120,6 +120,7 @@ def _show(body: dict[str, Any]) -> None:
     facts = [
         ("trials", f"batches of {sizes}; all losses and optimizers; they end after {rungs} epochs"),
         ("numbers", f"median (least–most) of {body['rounds']} rounds, seed {body['seed']}"),
+        *((f"convolutions, {way}", backends) for way, backends in _backends(body["ways"]).items()),
         *((name, f"left out: {reason}") for name, reason in body["left_out"].items()),
         ("precision", body["precision"]),
         ("machine", f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}"),
@@ -127,6 +128,11 @@ def _show(body: dict[str, Any]) -> None:
         ("revision", format_revision(machine["revision"])),
     ]
     output.show(output.facts(facts))
+
+
+def _backends(ways: list[dict[str, Any]]) -> dict[str, str]:
+    """Way → how its convolutions are computed, where that has a name."""
+    return {row["way"]: format_backends(row["convolutions"]) for row in ways if row["convolutions"]}
 
 
 def _spread(found: dict[str, float] | None) -> str:

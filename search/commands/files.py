@@ -15,7 +15,7 @@ from search import output
 from search.commands.options import AsJson, PrecisionOption, SpecFile, flag
 from search.commands.signals import ending_at_once
 from search.failures import CommandError, ExitCode, Failure
-from search.formats import format_count, format_number, format_seconds, format_value
+from search.formats import format_backends, format_count, format_number, format_seconds, format_value
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -94,6 +94,10 @@ def _show_plan(plan: Plan) -> None:
         rates = [speed.images_per_second for speed in plan.speeds]
         span = dict.fromkeys(format_number(rate) for rate in (min(rates), max(rates)))
         rows.append(("speed", f"{' to '.join(span)} images/s per worker"))
+        fused = [speed.rates.convolutions for speed in plan.speeds if speed.rates.reason is None]
+        backends = dict.fromkeys(format_backends(found) for found in fused if found)
+        if backends:
+            rows.append(("convolutions", " or ".join(backends)))
     output.show(output.facts(rows), "")
     if plan.speeds:
         output.show(_programs(plan.speeds), "")

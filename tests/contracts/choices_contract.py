@@ -9,7 +9,7 @@ import dataclasses
 
 import pytest
 
-from objectives.choices import Choices, ProgramChoice, ProgramKey
+from objectives.choices import ANY_BATCH, CONVOLUTIONS, Choices, ProgramChoice, ProgramKey
 
 KEY = ProgramKey('["cnn", [["width", 8]], [1, 8, 8], 10]', 32, "a processor")
 OTHERS = [
@@ -53,3 +53,15 @@ class ChoicesContract:
         assert choices.put(KEY, FUSED) == held
         assert choices.get(KEY) == held
         assert held == dataclasses.replace(FUSED, slots=8, rows=4)
+
+    @pytest.mark.parametrize("names", [("grouped", "im2col"), ("hybrid",), ()])
+    def test_backends_of_convolutions_are_kept_beside_the_ways(
+        self, choices: Choices, names: tuple[str, ...]
+    ) -> None:
+        key = dataclasses.replace(KEY, program=CONVOLUTIONS + KEY.program, batch=ANY_BATCH)
+        choice = ProgramChoice(fused=True, convolutions=names)
+        choices.put(KEY, ALONE)
+        assert choices.put(key, choice) == choice
+        assert choices.put(key, dataclasses.replace(choice, convolutions=("others",))) == choice
+        assert choices.get(key) == choice
+        assert choices.get(KEY) == ALONE

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
 
 from storage.errors import ExperimentNotFound, ValueRefused
-from storage.programs import Programs
+from storage.programs import CONVOLUTIONS, PRECISION, Programs
 from storage.records import ProgramRecord
 
 FUSED = ProgramRecord(program="[]", batch=32, device="cpu", fused=True, fused_rate=2.0, alone_rate=1.0)
@@ -43,3 +44,12 @@ def test_what_cannot_be_is_refused(database, experiment):
     with pytest.raises(ExperimentNotFound):
         programs.put(experiment.id + 1, FUSED)
     assert programs.of_experiment(experiment.id) == []
+
+
+def test_what_is_decided_for_all_ways_is_not_among_them(database, experiment):
+    programs = Programs(database)
+    others = [dataclasses.replace(ALONE, program=program) for program in (PRECISION, CONVOLUTIONS + "[]")]
+    for record in (*others, FUSED):
+        assert programs.put(experiment.id, record) == record
+    assert programs.of_experiment(experiment.id) == [FUSED]
+    assert programs.precisions(experiment.id) == {"cpu": "slower"}

@@ -9,10 +9,19 @@ import pytest
 import torch
 
 from objectives.base import Choice, TrialConfig, TrialFailure
-from objectives.choices import ChoicesError, ChoicesInMemory, ProgramChoice, ProgramKey
+from objectives.choices import (
+    ANY_BATCH,
+    CONVOLUTIONS,
+    ChoicesError,
+    ChoicesInMemory,
+    ProgramChoice,
+    ProgramKey,
+)
 from objectives.datasets import load
 from objectives.devices import processor
 from objectives.fused import FusedEngine, choose
+from objectives.fused.convolutions import Setting, Shape
+from objectives.fused.fusable import Fusing
 from objectives.fused.memory import Sizes
 from objectives.fused.pool import Pool
 from objectives.fused.state import SlotState
@@ -69,7 +78,7 @@ def test_trials_that_diverge_are_tried_like_others() -> None:
 
 
 def test_a_gpu_must_gain_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose.LEAST_GAIN == {"cpu": 1.0, "cuda": 1.5}
+    assert choose.LEAST_GAIN == {"cpu": 1.1, "cuda": 1.5}
     monkeypatch.setitem(choose.LEAST_GAIN, "cpu", 1e9)
     found = tried(GOOD)
     assert found.fused > 0
@@ -218,3 +227,107 @@ def test_trials_fail_and_may_be_tried_again_where_there_is_memory_for_nothing(
     assert all(isinstance(said, TrialFailure) and said.retryable for (said,) in found.values())
     monkeypatch.undo()
     assert len(run(engine, [trial(1)])[1]) == GOOD.epochs
+
+
+@pytest.fixture
+def measuring(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Convolutions are measured here as well; the next measurements find these, one for each convolution."""
+    names = ["im2col"]
+
+    def found(*_: object) -> str:
+        return names.pop(0) if len(names) > 1 else names[0]
+
+    monkeypatch.setattr(choose, "MEASURED", {"cpu"})
+    monkeypatch.setattr(choose, "fastest", found)
+    return names
+
+
+def backends_of(engine: FusedEngine) -> list[str]:
+    """Of all convolutions of the one program."""
+    (found,) = engine.convolutions
+    return list(found.values())
+
+
+def test_the_first_choice_of_backends_holds_for_all_engines_and_batches(
+    measuring: list[str], said: list[str | None]
+) -> None:
+    measuring[:] = ["im2col", "hybrid", "grouped"]  # a program of two convolutions; the third is never asked
+    choices = ChoicesInMemory()
+    starts = [trial(1), trial(2, dataclasses.replace(GOOD, batch_size=16))]
+    found = []
+    for _ in range(2):
+        engine = FusedEngine(TASK, "cpu", choices=choices, **SIZES)
+        found.append(run(engine, starts))
+        assert backends_of(engine) == ["im2col", "hybrid"]
+    assert found[0] == found[1]
+    assert measuring == ["grouped"]
+
+
+def test_backends_are_measured_with_the_sizes_of_steps(
+    said: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def noted(shape: Shape, setting: Setting, *_: object) -> str:
+        asked.append((shape.out, shape.inner, setting.rows, setting.images, setting.dtype))
+        if setting.rows == 4:
+            raise torch.OutOfMemoryError("out of memory")
+        return "grouped"
+
+    monkeypatch.setattr(choose, "MEASURED", {"cpu"})
+    monkeypatch.setattr(choose, "fastest", noted)
+    engine = FusedEngine(TASK, "cpu", choices=ChoicesInMemory(), **SIZES)
+    engine.admit(trial(1))
+    advance_to_end_of(engine, 1)
+    single = torch.float32
+    assert asked == [(4, False, 4, 16, single), (4, False, 2, 16, single), (8, True, 2, 16, single)]
+
+
+@pytest.mark.parametrize("held", [("im2col",), ("im2col", "by hand"), ("im2col", "grouped_mm"), ()])
+def test_no_trial_begins_where_what_was_chosen_is_not_to_be_had(
+    held: tuple[str, ...], measuring: list[str]
+) -> None:
+    choices = ChoicesInMemory()
+    key = choose.key_of(GOOD, load(TASK.data, 0, CPU), CPU)
+    key = dataclasses.replace(key, program=CONVOLUTIONS + key.program, batch=ANY_BATCH)
+    choices.put(key, ProgramChoice(fused=True, convolutions=held))
+    engine = FusedEngine(TASK, "cpu", choices=choices, **SIZES)
+    engine.admit(trial(1))
+    for _ in range(2):
+        with pytest.raises(ChoicesError, match="not possible here"):
+            engine.advance()
+    assert engine.free_slots == 2
+
+
+def test_backends_are_the_usual_ones_where_nothing_is_measured_or_kept(
+    measuring: list[str], said: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FusedEngine(TASK, "cpu", **SIZES)  # without choices
+    engine.admit(trial(1))
+    advance_to_end_of(engine, 1)
+    expected = backends_of(engine)
+    assert "im2col" not in expected
+    monkeypatch.undo()
+    assert list(choose.MEASURED) == ["cuda"]
+    monkeypatch.setattr(choose, "speed", lambda *_, **__: choose.Speed(2.0, 1.0, 2.0, 0, None))
+    engine = FusedEngine(TASK, "cpu", choices=ChoicesInMemory(), **SIZES)
+    engine.admit(trial(1))
+    advance_to_end_of(engine, 1)
+    assert backends_of(engine) == expected
+
+
+def test_speed_is_that_of_the_chosen_backends(measuring: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "SECONDS", 0.01)
+    seen = choose.speed_on(TASK, GOOD, "cpu")
+    assert list(seen.convolutions.values()) == ["im2col", "im2col"]
+    monkeypatch.setattr(choose, "MEASURED", set())
+    assert "im2col" not in tried(GOOD).convolutions.values()
+
+
+def test_a_model_without_a_stacked_form_has_no_backends(
+    measuring: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "speed", lambda *_, convolutions, **__: convolutions)
+    assert choose.speed_on(TASK, GOOD, "cpu") == ("im2col", "im2col")
+    monkeypatch.setattr(choose, "fusing", lambda *_: Fusing("vmapped"))
+    assert choose.speed_on(TASK, GOOD, "cpu") is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import objectives.choices
+import storage.programs
 from objectives.choices import Choices, ChoicesError
 from search.work.programs import StoredChoices
 from storage.database import Database
@@ -42,3 +44,8 @@ def test_workers_share_choices_and_experiments_do_not(
 def test_what_can_not_be_stored_is_an_error_that_engines_know(database: Database) -> None:
     with pytest.raises(ChoicesError, match="no experiment"):
         StoredChoices(database, 999).put(KEY, FUSED)
+
+
+def test_the_storage_knows_which_choices_are_about_convolutions() -> None:
+    """It may not ask: neither package imports the other."""
+    assert storage.programs.CONVOLUTIONS == objectives.choices.CONVOLUTIONS
