@@ -119,6 +119,8 @@ class Ran:
     """Part of a step's rows that belonged to a trial; None where there are no rows."""
     programs: int | None = None
     """Programs that were built."""
+    convolutions: Mapping[str, str] | None = None
+    """Layer → the backend of this convolution; None where none was computed for many trials at once."""
     memory: int | None = None
     """Bytes of a GPU that torch held at most, in all processes together; None: not on a GPU."""
 
@@ -154,7 +156,7 @@ def ways(
     task, starts, ends = task_of(work, device, precision), work.starts(), work.ends()
     choices = ChoicesInMemory()
     found: dict[str, Way] = {
-        BASE: lambda: timed(PlainEngine(task, device), starts, ends),
+        BASE: lambda: timed(PlainEngine(task, device, eager=True), starts, ends),
         FUSED: lambda: timed(FusedEngine(task, device), starts, ends),
         "as chosen (default)": lambda: timed(FusedEngine(task, device, choices=choices), starts, ends),
     }
@@ -277,6 +279,7 @@ def table(
             "memory_bytes": max((one.memory for one in ran if one.memory is not None), default=None),
             "occupancy": ran[-1].occupancy,
             "programs_built": ran[-1].programs,
+            "convolutions": ran[-1].convolutions,
             "rounds": [{"seconds": one.seconds, "cpu_seconds": one.cpu_seconds} for one in ran],
         }
         rows.append(row)
@@ -298,7 +301,12 @@ def timed(engine: Engine, starts: Sequence[TrialStart], ends: Mapping[int, int])
     if (memory := held_by_torch()) is not None:  # a GPU's work is not in this process's CPU time
         ran = replace(ran, cpu_seconds=None, memory=memory)
     if isinstance(engine, FusedEngine):
-        return replace(ran, occupancy=engine.occupancy, programs=engine.programs_built)
+        return replace(
+            ran,
+            occupancy=engine.occupancy,
+            programs=engine.programs_built,
+            convolutions=next(iter(engine.convolutions), None),  # a round has one model
+        )
     return ran
 
 
@@ -348,5 +356,5 @@ def _spread(pool: ProcessPoolExecutor, work: Work, device: str, task: Task) -> R
 def _one(work: Work, device: str, task: Task, number: int) -> tuple[int, int | None]:
     """One trial, in a process of the pool: which one, and what it holds of a GPU."""
     start_counting()
-    run(PlainEngine(task, device), [work.starts()[number]], work.ends())
+    run(PlainEngine(task, device, eager=True), [work.starts()[number]], work.ends())
     return os.getpid(), held_by_torch()

@@ -138,6 +138,33 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on the device, without waiting: by memory that a GPU can fetch by itself."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class Arriving:
+    """A copy of a tensor of the device, on its way to the host; nobody waits before it is asked for."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        gpu = tensor.device.type == "cuda"
+        self._there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=gpu)
+        self._there.copy_(tensor, non_blocking=gpu)
+        self._event: torch.cuda.Event | None = None
+        if gpu:
+            with torch.cuda.device(tensor.device):
+                self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no type for it
+                self._event.record()
+
+    def here(self) -> torch.Tensor:
+        """The copy; waits for it if it was asked for only just now."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._there
+
+
 def generator(seed: int, device: torch.device) -> torch.Generator:
     """A generator of our own on the device, at the start of `seed`'s numbers."""
     return torch.Generator(device).manual_seed(seed)

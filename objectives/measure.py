@@ -10,8 +10,8 @@ import torch
 from objectives.base import Choice, Task, TrialConfig
 from objectives.datasets import load
 from objectives.devices import prepare, reproducible
+from objectives.graphed import training_for
 from objectives.optimizers import OPTIMIZERS, effective_batch_size
-from objectives.training import Training
 
 WARM_UP_STEPS = 2
 """Steps before the clock runs: the first ones choose kernels and allocate."""
@@ -34,7 +34,7 @@ def images_per_second(
             full = OPTIMIZERS[config.optimizer.name].full_batch
             optimizer = Choice("sgd") if full else config.optimizer
             config = replace(config, batch_size=MOST_IMAGES, optimizer=optimizer)
-        training = Training(config, 0, data, task.allow_imports, precision=task.precision)
+        training = training_for(config, 0, data, task.allow_imports, precision=task.precision)
         taken = epoch = images = 0
         started = time.perf_counter()
         while True:

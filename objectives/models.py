@@ -51,6 +51,8 @@ class Dropout(nn.Module):
 
     generator: Generator | None = None
     """None: the process's own."""
+    given: Tensor | None = None
+    """What is multiplied by, where it has been drawn before; None: it is drawn."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -59,11 +61,18 @@ class Dropout(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.share == 0:
             return input
-        # Never drawn in less than float32: the same chance, and the same scale, in every precision.
-        dtype = torch.promote_types(input.dtype, torch.float32)
-        kept = torch.empty(input.shape, dtype=dtype, device=input.device)
-        kept.bernoulli_(1 - self.share, generator=self.generator).div_(1 - self.share)
+        kept = self.given
+        if kept is None:
+            kept = self.draw(torch.empty(input.shape, dtype=self.kind(input), device=input.device))
         return (input * kept).to(input.dtype)
+
+    def draw(self, kept: Tensor) -> Tensor:
+        """Fill a tensor with what the next images are multiplied by."""
+        return kept.bernoulli_(1 - self.share, generator=self.generator).div_(1 - self.share)
+
+    def kind(self, input: Tensor) -> torch.dtype:
+        """Never drawn in less than float32: the same chance, and the same scale, in every precision."""
+        return torch.promote_types(input.dtype, torch.float32)
 
     def extra_repr(self) -> str:
         return f"share={self.share}"

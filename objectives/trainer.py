@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from objectives.base import (
 )
 from objectives.datasets import SearchData, TestData, load, load_test
 from objectives.devices import memory_of, prepare, reproducible
+from objectives.graphed import training_for
 from objectives.metrics import worst_metrics
 from objectives.training import Training
 
@@ -51,11 +52,15 @@ class PlainEngine:
     """An `Engine` with one slot. A trial that has ended keeps it until it is retired, and trains no more.
 
     `device` is `auto`, `cpu` or `cuda[:n]`; `threads` is how many the CPU may use while a trial trains: the
-    number shows in the last bits of a curve, None leaves the process's own. Raises `ObjectiveError` for a
+    number shows in the last bits of a curve, None leaves the process's own. On a GPU steps are recorded and
+    replayed, unless it is to be `eager` (for comparisons). Raises `ObjectiveError` for a
     device that isn't there.
     """
 
-    def __init__(self, task: Task, device: str = "auto", *, threads: int | None = 1) -> None:
+    def __init__(
+        self, task: Task, device: str = "auto", *, threads: int | None = 1, eager: bool = False
+    ) -> None:
+        self._make: Callable[..., Training] = Training if eager else training_for
         self._task = task
         self._device = prepare(device)
         self._threads = threads
@@ -160,7 +165,7 @@ class PlainEngine:
 
     def _new(self, start: TrialStart, data: SearchData) -> Training:
         task = self._task
-        return Training(start.config, start.seed, data, task.allow_imports, precision=task.precision)
+        return self._make(start.config, start.seed, data, task.allow_imports, precision=task.precision)
 
 
 def train_epoch(training: Training) -> EpochReport:
@@ -214,7 +219,7 @@ def score_on_test(
     chosen = prepare(device)
     with reproducible(threads, task.precision):
         data = load(task.data, split_seed, chosen)
-        training = Training(config, seed, data, task.allow_imports, precision=task.precision)
+        training = training_for(config, seed, data, task.allow_imports, precision=task.precision)
         test = load_test(task.data, chosen)  # before the training, which would be in vain without it
         diverged = False
         while training.epoch < config.epochs and not diverged:

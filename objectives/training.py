@@ -24,7 +24,7 @@ from torch import Tensor
 from objectives.augment import augment
 from objectives.base import Precision, TrialConfig, TrialError, derive_seed
 from objectives.datasets import SearchData
-from objectives.devices import generator, seeded
+from objectives.devices import Arriving, generator, moved, seeded
 from objectives.losses import balanced_class_weights, resolve_loss
 from objectives.metrics import evaluate
 from objectives.models import build, has_batch_statistics, set_dropout_generator
@@ -45,7 +45,8 @@ GATHERED_ELEMENTS = 1 << 20
 """Pixels that are gathered and normalised in one go, of as many steps as that makes: 4 MB of float32."""
 
 STEPS_BETWEEN_CHECKS = 32
-"""On a GPU, steps between two looks at the losses, each of which waits for the device."""
+"""On a GPU, steps between two looks at the losses; each is at what was there the time before, and so waits
+for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ class Training:
             len(self.data.training_indices),
             generator=torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch)),
         )
-        chosen_N = self.data.training_indices[order_N.to(self.device)]
+        chosen_N = self.data.training_indices[moved(order_N, self.device)]
         augmenting = generator(derive_seed(self.seed, "augment", epoch), self.device)
         set_dropout_generator(self.model, generator(derive_seed(self.seed, "dropout", epoch), self.device))
         self.model.train()
@@ -175,12 +176,16 @@ class Training:
             losses.append(objective.detach())
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        factor = factor_at(self.config.schedule, number, self._steps_per_epoch, self.config.epochs)
-        learning_rate = self.config.learning_rate * factor
+        learning_rate = self._learning_rate_at(number)
         set_learning_rate(self._optimizer, learning_rate)
         decay(self.config.regulariser, self.config.strength, self._weights, learning_rate)
         self._optimizer.step()
         return Step(losses[0] if len(losses) == 1 else torch.stack(losses).sum(), norm, size)
+
+    def _learning_rate_at(self, number: int) -> float:
+        """Of step `number` of the trial."""
+        factor = factor_at(self.config.schedule, number, self._steps_per_epoch, self.config.epochs)
+        return self.config.learning_rate * factor
 
     def score(self, images_NCHW: Tensor, labels_N: Tensor, indices_M: Tensor | None = None) -> Scores:
         """Loss and metrics of the model as it is, on all images or those of `indices_M`."""
@@ -284,13 +289,17 @@ class Step:
 
 
 class _Steps:
-    """Sums over an epoch's steps, which look at the device only every so many of them."""
+    """Sums over an epoch's steps, which look at the device only every so many of them.
+
+    If that is not at every step, at what was there the time before, so that nobody waits.
+    """
 
     def __init__(self, every: int) -> None:
         self.finite = True
         self.images = 0
         self._every = every
         self._unseen: list[Step] = []
+        self._asked: tuple[list[Step], Arriving] | None = None
         self._count = 0
         self._loss = 0.0
         self._norm = 0.0
@@ -298,22 +307,35 @@ class _Steps:
     def add(self, step: Step) -> None:
         self._unseen.append(step)
         if len(self._unseen) >= self._every:
-            self.look()
+            self._ask()
+            if self._every == 1:
+                self._read()
 
     def look(self) -> None:
         """Bring what is still on the device to the host."""
-        if not self._unseen:
+        self._ask()
+        self._read()
+
+    def _ask(self) -> None:
+        """Let what is still on the device come, and read what has been on its way since the last time."""
+        self._read()
+        if self._unseen:
+            values = [value for step in self._unseen for value in (step.loss, step.gradient_norm)]
+            self._asked = self._unseen, Arriving(torch.stack(values))
+            self._unseen = []
+
+    def _read(self) -> None:
+        if self._asked is None:
             return
-        values = torch.stack(
-            [value for step in self._unseen for value in (step.loss, step.gradient_norm)]
-        ).tolist()
-        for step, loss, norm in zip(self._unseen, values[::2], values[1::2], strict=True):
+        steps, arriving = self._asked
+        values = arriving.here().tolist()
+        self._asked = None
+        for step, loss, norm in zip(steps, values[::2], values[1::2], strict=True):
             self.finite = self.finite and math.isfinite(loss)
             self.images += step.images
             self._count += 1
             self._loss += loss * step.images
             self._norm += norm
-        self._unseen.clear()
 
     @property
     def loss(self) -> float:

@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -20,7 +21,7 @@ from torch import Generator, Tensor
 from objectives.augment import augment
 from objectives.base import TrialConfig, derive_seed
 from objectives.datasets import SearchData
-from objectives.devices import generator
+from objectives.devices import generator, moved
 from objectives.optimizers import effective_batch_size
 from objectives.training import FORWARD_IMAGES
 
@@ -29,6 +30,8 @@ from objectives.training import FORWARD_IMAGES
 class Piece:
     """Images that draw their chance together: a batch, or a part of one that is too large."""
 
+    first: int
+    """The place of its first image in the order of the epoch."""
     indices: Tensor
     """B: their places among all images."""
     labels: Tensor
@@ -79,34 +82,52 @@ class Feed:
         self.steps_per_epoch = math.ceil(self.images / self.batch_size)
         self._piece = self.batch_size if whole else FORWARD_IMAGES
         self._config, self._seed, self._masks = config, seed, masks
-        self._left: deque[tuple[Tensor, int, bool]] = deque()
+        self.order = data.training_indices
+        """The epoch's: places among all images."""
+        self._left: deque[_Part] = deque()
 
     def start(self, epoch: int) -> None:
         """Shuffle for an epoch, counted from 1."""
         device = self.data.images.device
         chance = torch.Generator().manual_seed(derive_seed(self._seed, "order", epoch))
-        order_N = torch.randperm(self.images, generator=chance).to(device)
+        self.order = self.data.training_indices[moved(torch.randperm(self.images, generator=chance), device)]
+        labels_N = self.data.labels[self.order]
         self._augmenting = generator(derive_seed(self._seed, "augment", epoch), device)
         self._dropping = generator(derive_seed(self._seed, "dropout", epoch), device)
         self._left.clear()
-        for batch_B in torch.split(self.data.training_indices[order_N], self.batch_size):
-            pieces = torch.split(batch_B, self._piece)
-            self._left.extend((piece, len(batch_B), piece is pieces[-1]) for piece in pieces)
+        for start in range(0, self.images, self.batch_size):
+            end = min(start + self.batch_size, self.images)
+            for first in range(start, end, self._piece):
+                last = min(first + self._piece, end)
+                self._left.append(
+                    _Part(first, self.order[first:last], labels_N[first:last], end - start, last == end)
+                )
 
     def next(self) -> Piece | None:
         """The epoch's next piece; None at its end."""
         if not self._left:
             return None
-        indices_B, batch, ends_batch = self._left.popleft()
+        part = self._left.popleft()
         augmented_BCHW = None
         if self._config.augment:
-            images_BCHW = self.data.normalise(self.data.images[indices_B])
+            images_BCHW = self.data.normalise(self.data.images[part.indices])
             augmented_BCHW = augment(images_BCHW, self._config.augment, self._augmenting)
         return Piece(
-            indices=indices_B,
-            labels=self.data.labels[indices_B],
+            first=part.first,
+            indices=part.indices,
+            labels=part.labels,
             augmented=augmented_BCHW,
-            kept=self._masks.draw(len(indices_B), self._dropping),
-            batch=batch,
-            ends_batch=ends_batch,
+            kept=self._masks.draw(len(part.indices), self._dropping),
+            batch=part.batch,
+            ends_batch=part.ends_batch,
         )
+
+
+class _Part(NamedTuple):
+    """Of an epoch: what is known of a piece when the epoch begins."""
+
+    first: int
+    indices: Tensor
+    labels: Tensor
+    batch: int
+    ends_batch: bool

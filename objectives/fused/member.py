@@ -44,7 +44,7 @@ class Sums:
     """The trial's share of the time that its steps took."""
 
     def add(self, loss: float, norm: float, images: int) -> None:
-        self.images += images
+        """A step of so many images, which are counted already."""
         self.loss += loss * images
         self.norm += norm
         self.finite = self.finite and math.isfinite(loss)

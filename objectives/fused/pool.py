@@ -9,9 +9,10 @@ is NaN in its own slot and nowhere else.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,33 +20,36 @@ from torch import Tensor
 from objectives.fused.losses import Entry, gradient
 from objectives.fused.member import Member
 from objectives.fused.program import Program
+from objectives.fused.recorded import MOST_ROWS, Part, RecordedSteps, refused
 from objectives.fused.regularise import add_penalty
 from objectives.fused.rows import RowTable, Share, Want, pack, sent, table
 from objectives.fused.scoring import Failed, Scored, score_rows, scores_of_member
 from objectives.fused.staging import Taken, stage_images, stage_masks
+from objectives.fused.sums import DeviceSums
 from objectives.fused.update import Rows, Update, step_slots
+from objectives.recording import Recorder, RecordingError, recorder_for
 from objectives.regularisers import decay
-from objectives.training import STEPS_BETWEEN_CHECKS
 
-
-@dataclass(frozen=True, slots=True)
-class _Unseen:
-    """What a step gave, still on the device."""
-
-    members: Sequence[Member]
-    losses: Tensor
-    norms: Tensor
-    images: Sequence[int]
+logger = logging.getLogger(__name__)
 
 
 class Pool:
     """A program, its trials, and their turns.
 
     A step has up to `capacity` rows of `per_row` images; a step that raises may be tried again after
-    `rewind`, with a lower capacity if memory was short.
+    `rewind`, with a lower capacity if memory was short. With a `recorder` steps are recorded and replayed;
+    None: with the one for the device, if there is one.
     """
 
-    def __init__(self, program: Program, images_ACHW: Tensor, capacity: int, per_row: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        images_ACHW: Tensor,
+        capacity: int,
+        per_row: int,
+        *,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.program = program
         self.capacity = capacity
         self.members: dict[int, Member] = {}
@@ -61,9 +65,25 @@ class Pool:
         self._pictures = images_ACHW
         self._per_row = per_row
         self._line: list[Member] = []
-        self._loss_T = torch.zeros(program.state.idle, device=program.device, dtype=program.dtype)
-        self._unseen: list[_Unseen] = []
-        self._every = 1 if program.device.type == "cpu" else STEPS_BETWEEN_CHECKS
+        self._recorder = recorder or recorder_for(program.device)
+        self.why_unrecorded: str | None = None
+        """Why steps are no longer recorded that might have been."""
+        self._allocate()
+
+    def _allocate(self) -> None:
+        program = self.program
+        self._loss_T = torch.zeros(program.state.idle + 1, device=program.device, dtype=program.dtype)
+        self._sums: DeviceSums | None = None
+        """None: the host looks at every step, which on a CPU costs nothing."""
+        if program.device.type != "cpu" or self._recorder:
+            self._sums = DeviceSums(program.state.idle, program.device)
+        self._recorded = self._new_recordings()
+
+    def _new_recordings(self) -> RecordedSteps | None:
+        if self._recorder is None or self._sums is None or self.why_unrecorded:
+            return None
+        given = self.program, self._recorder, self._pictures, self._per_row
+        return RecordedSteps(*given, loss_T=self._loss_T, sums=self._sums)
 
     @property
     def free(self) -> list[int]:
@@ -77,23 +97,25 @@ class Pool:
 
     def admit(self, member: Member) -> None:
         self.program.state.admit(member.slot, member.saved)
-        self._loss_T[member.slot] = 0.0
+        self._loss_T[member.slot].zero_()
         self.members[member.slot] = member
+        if self._recorded:
+            self._recorded.admit(member)
         self._line.append(member)
 
     def retire(self, member: Member) -> None:
         """Take a trial out; its slot is empty to the last number."""
-        self._look()
         del self.members[member.slot]
         self._line.remove(member)
         self.program.state.wipe(member.slot)
 
     def rewind(self) -> None:
         """Bring every trial back to the end of its last epoch, whatever state a step was left in."""
-        self._unseen.clear()
+        if self._recorded:
+            self._recorded.forget()  # the memory that they hold may be what is missing
         for member in self.members.values():
             self.program.state.admit(member.slot, member.saved)
-            self._loss_T[member.slot] = 0.0
+            self._loss_T[member.slot].zero_()
             member.piece = None
 
     def resize(self, slots: int) -> list[Member]:
@@ -106,15 +128,16 @@ class Pool:
         self.members = {}
         for member in members:
             member.saved = member.saved.to(torch.device("cpu"))
+        self._recorded = None
         self.program.state.resize(slots)
-        self._loss_T = self._loss_T.new_zeros(slots)
+        self._allocate()
         return members
 
     def step(self) -> list[Member | Failed]:
         """Train every trial that gets rows on them; returns those that are at the end of an epoch now."""
         started = time.perf_counter()
         idle = [member for member in self.active if member.piece is None]
-        failed = [failure for member in idle if (failure := _try(member, member.begin))]
+        failed = [failure for member in idle if (failure := _try(member, partial(self._begin, member)))]
         if failed:
             return list(failed)
         rows, parts = self._share_out()
@@ -123,8 +146,8 @@ class Pool:
         through = [m for m, _ in parts if m not in lost and m.piece is not None and m.piece.left == 0]
         complete = [m for m in through if m.piece is not None and m.piece.ends_batch]
         self._update(complete)
-        if len(self._unseen) >= self._every:
-            self._look()
+        if self._sums:
+            self._sums.glance(self.members.values())
         failed += [failure for member in through if (failure := _try(member, member.move_on))]
         seconds = (time.perf_counter() - started) / max(rows.used, 1)
         for member, share in parts:
@@ -135,7 +158,8 @@ class Pool:
 
     def score(self, members: Sequence[Member]) -> list[Scored | Failed]:
         """Each trial's results on its validation images."""
-        self._look()
+        if self._sums:
+            self._sums.read(members)
         sound = [m for m in members if m.sums.finite and self._parameters_finite(m)]
         logits = score_rows(self.program, self._pictures, sound, self.capacity, self._per_row)
         return [
@@ -149,14 +173,22 @@ class Pool:
         """Remember a trial's numbers as they are, at the end of an epoch."""
         member.saved = self.program.state.take(member.slot)
 
-    def _share_out(self) -> tuple[RowTable, list[tuple[Member, Share]]]:
+    def _begin(self, member: Member) -> None:
+        """Let a trial start an epoch."""
+        member.begin()
+        if self._sums:
+            self._sums.begin(member.slot)
+        if self._recorded:
+            self._recorded.begin(member)
+
+    def _share_out(self) -> tuple[RowTable, list[Part]]:
         """Who trains in this step; they go to the end of the line."""
         wants = [
             Want(member.slot, member.piece.left, self.program.whole or member.loss.random is not None)
             for member in self.active
             if member.piece is not None
         ]
-        shares = pack(wants, self.capacity, self._per_row)
+        shares = pack(wants, self.capacity, self._per_row, MOST_ROWS if self._recorded else None)
         rows = table(shares, self.capacity, self._per_row, self.program.state.idle, self.program.device)
         self.shapes.add(rows.rows)
         self.images += sum(share.images for share in shares)
@@ -167,47 +199,92 @@ class Pool:
         self._line = [member for member in self._line if member not in served] + served
         return rows, parts
 
-    def _backward(self, rows: RowTable, parts: Sequence[tuple[Member, Share]]) -> list[Failed]:
+    def _backward(self, rows: RowTable, parts: Sequence[Part]) -> list[Failed]:
         """Add the gradients and losses of a step to those of the batches they belong to."""
         taken = [_take(member, share) for member, share in parts]
-        images_MHWRC = stage_images(self._pictures, rows, taken, self.program.dtype)
-        masks = stage_masks(rows, taken, self.program.features, self.program.dtype)
-        forward = self.program.forward(rows, images_MHWRC, masks, training=True)
-        entries = [_entry(member, share) for member, share in parts]
-        found = gradient(forward.logits, rows, entries, self._loss_T)
         fresh = {member.slot for member, _ in parts if member.fresh}
-        self.program.add_gradients(rows, forward, found.logits, fresh)
+        failures: dict[int, Exception] = {}
+        if not self._replayed(rows, parts, taken, fresh):
+            images_MHWRC = stage_images(self._pictures, rows, taken, self.program.dtype)
+            masks = stage_masks(rows, taken, self.program.features, self.program.dtype)
+            forward = self.program.forward(rows, images_MHWRC, masks, training=True)
+            entries = [_entry(member, share) for member, share in parts]
+            found = gradient(forward.logits, rows, entries, self._loss_T)
+            self.program.add_gradients(rows, forward, found.logits, fresh)
+            failures = found.failures
         for member, share in parts:
             if member.piece is not None:
                 member.piece.taken += share.images
             member.fresh = False
-        return [Failed(parts[position][0], error) for position, error in found.failures.items()]
+        return [Failed(parts[position][0], error) for position, error in failures.items()]
+
+    def _replayed(
+        self, rows: RowTable, parts: Sequence[Part], taken: Sequence[Taken], fresh: Collection[int]
+    ) -> bool:
+        """Do the passes of a step as recorded work, if that can be."""
+        if self._recorded is None or not self._recorded.takes(rows, parts):
+            return False
+        try:
+            self._recorded.backward(rows, parts, taken, fresh)
+        except RecordingError as error:
+            self._record_no_more(error)
+            return False
+        return True
+
+    def _record_no_more(self, error: RecordingError) -> None:
+        self.why_unrecorded = str(error)
+        self._recorded = None
+        logger.warning("steps are not recorded, and take longer: %s", error)
 
     def _update(self, members: Sequence[Member]) -> None:
         """The optimizer's step of trials whose batch is complete."""
-        if not members:
-            return
+        kinds: dict[Update, list[Member]] = {}
+        for member in members:
+            kinds.setdefault(member.update, []).append(member)
+        for update, users in kinds.items():
+            apart = [member for member in users if self._recorded is None or refused(member)]
+            together = [member for member in users if member not in apart]
+            if together and self._recorded:
+                try:
+                    self._recorded.update(update, together)
+                except RecordingError as error:
+                    self._record_no_more(error)
+                    apart = users
+            if apart:
+                self._step_kind(update, apart)
+        for member in members:
+            assert member.piece is not None, "its batch was trained on"
+            member.sums.steps += 1
+            member.sums.images += member.piece.batch
+            member.fresh = True
+
+    def _step_kind(self, update: Update, members: Sequence[Member]) -> None:
+        """A step of trials with the same kind of optimizer, operation by operation."""
         state = self.program.state
         for member in members:
             self._regularise(member)
-        slots_S = sent([member.slot for member in members], self.program.device)
-        norms_S = state.gradient_norms([member.slot for member in members])
-        losses_S = self._loss_T.index_select(0, slots_S)
-        kinds: dict[Update, list[Member]] = {}
+        slots = [member.slot for member in members]
+        slots_S = sent(slots, self.program.device)
+        self._add_sums(members, slots_S, self._loss_T.index_select(0, slots_S), state.gradient_norms(slots))
         for member in members:
             weights_P = state.weights_TP[member.slot, : state.layout.weights]
             decay(member.config.regulariser, member.config.strength, [weights_P], member.learning_rate)
-            kinds.setdefault(member.update, []).append(member)
         stack = Rows(state.weights_TP, state.gradient_TP, state.first_TP, state.second_TP)
-        for update, users in kinds.items():
-            numbers = [member.numbers() for member in users]
-            step_slots(update, stack, [member.slot for member in users], numbers, state.layout.weights)
+        numbers = [member.numbers() for member in members]
+        step_slots(update, stack, slots, numbers, state.layout.weights)
         self._loss_T.index_fill_(0, slots_S, 0.0)
+
+    def _add_sums(
+        self, members: Sequence[Member], slots_S: Tensor, losses_S: Tensor, norms_S: Tensor
+    ) -> None:
         images = [member.piece.batch for member in members if member.piece is not None]
-        self._unseen.append(_Unseen(list(members), losses_S, norms_S, images))
-        for member in members:
-            member.sums.steps += 1
-            member.fresh = True
+        if self._sums:
+            self._sums.add(slots_S, losses_S, norms_S, sent(images, self.program.device))
+            return
+        for member, size, loss, norm in zip(
+            members, images, losses_S.tolist(), norms_S.tolist(), strict=True
+        ):
+            member.sums.add(loss, norm, size)
 
     def _regularise(self, member: Member) -> None:
         """Add the trial's penalty to its loss, and its gradient to the trial's."""
@@ -218,17 +295,6 @@ class Pool:
         gradient_P = state.gradient_TP[member.slot, : state.layout.weights]
         config = member.config
         self._loss_T[member.slot] += add_penalty(config.regulariser, config.strength, weights_P, gradient_P)
-
-    def _look(self) -> None:
-        """Bring losses and norms to the host: the one place in a step that waits for the device."""
-        if not self._unseen:
-            return
-        losses = torch.cat([unseen.losses for unseen in self._unseen]).tolist()
-        norms = torch.cat([unseen.norms for unseen in self._unseen]).tolist()
-        seen = [pair for unseen in self._unseen for pair in zip(unseen.members, unseen.images, strict=True)]
-        for (member, images), loss, norm in zip(seen, losses, norms, strict=True):
-            member.sums.add(loss, norm, images)
-        self._unseen.clear()
 
     def _parameters_finite(self, member: Member) -> bool:
         return bool(self.program.state.weights_TP[member.slot].isfinite().all())

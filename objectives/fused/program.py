@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from objectives.base import Choice, Precision, Task, TrialConfig
+from objectives.fused.convolutions import CONVOLUTIONS, shapes_of, usual
 from objectives.fused.layers import Layer, NotStackableError, Pass, stack
 from objectives.fused.layout import restored
 from objectives.fused.rows import RowTable, sent
@@ -67,7 +68,7 @@ class Program:
     """The stacked model of one architecture, and the numbers of its trials.
 
     `model` is a `template`. With `generic`, the path by `torch.func` is taken even where there is a
-    stacked form.
+    stacked form. `convolutions`: the backend of each, in the order in which they run; None: the usual ones.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Program:
         *,
         generic: bool = False,
         precision: Precision = "fp32",
+        convolutions: Sequence[str] | None = None,
     ) -> None:
         self.state = SlotState(model, slots, device, dtype)
         self.device, self.dtype = device, dtype
@@ -89,6 +91,9 @@ class Program:
         self._layers = None if generic else _stacked(model)
         self.features = _dropout_features(self._model, input_shape) if self._layers else ()
         """F of each dropout layer, in the order in which they run."""
+        self.convolutions = _backends(self._model, input_shape, convolutions) if self._layers else {}
+        """Module name → the backend of this convolution, in the order in which they run."""
+        self._run = {name: CONVOLUTIONS[backend].run for name, backend in self.convolutions.items()}
         self._momentum = {
             name: module.momentum
             for name, module in model.named_modules()
@@ -112,7 +117,7 @@ class Program:
             buffers = {name: b.index_select(0, rows.slots) for name, b in self.state.buffers.items()}
         if training:
             weights = {name: weight.requires_grad_() for name, weight in weights.items()}
-        step = Pass(rows, weights, buffers, training, iter(masks), self._activations)
+        step = Pass(rows, weights, buffers, training, iter(masks), self._run, self._activations)
         with torch.set_grad_enabled(training):
             if self._layers:
                 images = images_MHWRC.to(self._activations)
@@ -129,26 +134,35 @@ class Program:
 
         `fresh` slots begin a batch: what was in their gradient is forgotten.
         """
+        self.state.add_gradient(rows, self.gradients(forward, dlogits_RMK), fresh)
+        if forward.statistics:
+            numbers = [share.slot for share in rows.shares] + [share.first for share in rows.shares]
+            slots_S, first_S = sent(numbers, self.device).view(2, -1)
+            self.track(slots_S, first_S, forward.statistics)
+
+    def gradients(self, forward: Forward, dlogits_RMK: Tensor) -> list[tuple[int, Tensor]]:
+        """Each row's gradient, in the pieces of `Layout.pieces`."""
         names = list(forward.weights)
         found = torch.autograd.grad(forward.logits, [forward.weights[name] for name in names], dlogits_RMK)
-        pieces = self.state.layout.pieces(dict(zip(names, found, strict=True)))
-        self.state.add_gradient(rows, pieces, fresh)
-        self._track(rows, forward.statistics)
+        return self.state.layout.pieces(dict(zip(names, found, strict=True)))
 
-    def _track(self, rows: RowTable, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        if not statistics:
-            return
-        numbers = [share.slot for share in rows.shares] + [share.first for share in rows.shares]
-        slots_S, first_S = sent(numbers, self.device).view(2, -1)
+    def track(
+        self, slots_S: Tensor, first_S: Tensor, statistics: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> None:
+        """Mix a pass's statistics into the running ones of slots, given the first row of each.
+
+        The idle slot may occur, as often as it likes.
+        """
+        live_S1 = (slots_S != self.state.idle)[:, None]
         for name, moments in statistics.items():
             for key, new_RC in zip(("running_mean", "running_var"), moments, strict=True):
                 buffer_TC = self.state.buffers[f"{name}.{key}"]
                 old_SC = buffer_TC.index_select(0, slots_S)
                 momentum = self._momentum[name]
                 mixed_SC = (1 - momentum) * old_SC + momentum * new_RC.index_select(0, first_S)
-                buffer_TC.index_copy_(0, slots_S, mixed_SC)
+                buffer_TC.index_copy_(0, slots_S, torch.where(live_S1, mixed_SC, 0.0))
             counts_T = self.state.buffers[f"{name}.num_batches_tracked"]
-            counts_T.index_add_(0, slots_S, torch.ones_like(slots_S))
+            counts_T.index_add_(0, slots_S, live_S1[:, 0].long())
 
     def _vmapped(self, images_RMCHW: Tensor, step: Pass) -> Tensor:
         self._model.train(step.training)
@@ -179,6 +193,15 @@ def _stacked(model: nn.Module) -> Layer | None:
         return stack(model)
     except NotStackableError:
         return None
+
+
+def _backends(model: nn.Module, input_shape: InputShape, chosen: Sequence[str] | None) -> dict[str, str]:
+    """Module name → the backend of each convolution: as chosen, else the usual one."""
+    shapes = shapes_of(model, input_shape)
+    if chosen is None:
+        device = next(model.parameters()).device.type
+        return {name: usual(shape, device) for name, shape in shapes.items()}
+    return dict(zip(shapes, chosen, strict=True))
 
 
 def _dropout_features(model: nn.Module, input_shape: InputShape) -> tuple[int, ...]:

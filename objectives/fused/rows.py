@@ -17,9 +17,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from objectives.devices import moved
+
 FEWEST_ROWS = 2
 """A convolution of one group is another kernel than one of several, with other rounding: never take it, so
 that a trial's numbers are the same to the bit whether it has neighbours or not."""
+
+
+ROW_NUMBERS = 5
+"""Of each row, see `RowTable.numbers`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,35 +61,52 @@ class RowTable:
     idle: int
     """The idle slot: T."""
     device: torch.device
+    given: Tensor | None = None
+    """The tensor `table`, where it is written elsewhere, and `shares` is empty."""
+    turns: int = 0
+    """Then no share has more rows."""
 
     @property
     def used(self) -> int:
         """Rows that belong to a slot."""
         return sum(share.rows for share in self.shares)
 
+    def numbers(self) -> list[list[int]]:
+        """What the host knows of the rows, 5 × R: the slot of each, the first row of its share, the rows of
+        its share, the images that count in it, and the images of its share (1 for idle rows, as a divisor).
+        """
+        found = [[self.idle] * self.rows, list(range(self.rows)), [1] * self.rows, [0] * self.rows]
+        found.append([1] * self.rows)
+        for share in self.shares:
+            end = share.first + share.rows
+            of_share = (share.slot, share.first, share.rows, self.per_row, share.images)
+            for numbers, number in zip(found, of_share, strict=True):
+                numbers[share.first : end] = [number] * share.rows
+            found[3][end - 1] = share.images - (share.rows - 1) * self.per_row
+        return found
+
     @cached_property
+    def table(self) -> Tensor:
+        """`numbers` on the device: those that were given, where somebody keeps them there."""
+        if self.given is not None:
+            return self.given
+        flat = [number for numbers in self.numbers() for number in numbers]
+        return sent(flat, self.device).view(ROW_NUMBERS, self.rows)
+
+    @property
     def slots(self) -> Tensor:
         """The slot of each row, R."""
-        slots = [self.idle] * self.rows
-        for share in self.shares:
-            slots[share.first : share.first + share.rows] = [share.slot] * share.rows
-        return sent(slots, self.device)
+        return self.table[0]
 
     @cached_property
     def valid(self) -> Tensor:
         """Which images count, RM."""
-        valid_N = torch.zeros(self.rows * self.per_row, dtype=torch.bool)
-        for share in self.shares:
-            valid_N[self.place(share)] = True
-        return valid_N.view(self.rows, self.per_row).to(self.device)
+        return torch.arange(self.per_row, device=self.device) < self.table[3, :, None]
 
-    @cached_property
+    @property
     def images(self) -> Tensor:
         """Images in this step of the slot that each row belongs to, R; 1 for idle rows, as a divisor."""
-        images = [1] * self.rows
-        for share in self.shares:
-            images[share.first : share.first + share.rows] = [share.images] * share.rows
-        return sent(images, self.device)
+        return self.table[4]
 
     def place(self, share: Share) -> slice:
         """Where a share's images are among the N of the step, in their order."""
@@ -96,14 +119,27 @@ class RowTable:
         Rows are added one after the other and no slot's numbers meet another's: neither neighbours nor a
         NaN among them change a sum.
         """
-        total_TX = rows_RX.new_zeros((self.idle + 1, *rows_RX.shape[1:]))
-        return total_TX.index_add(0, self.slots, rows_RX).index_select(0, self.slots)
+        if self.device.type == "cpu" and self.given is None:
+            total_TX = rows_RX.new_zeros((self.idle + 1, *rows_RX.shape[1:]))
+            return total_TX.index_add(0, self.slots, rows_RX).index_select(0, self.slots)
+        # `index_add` of several rows to one adds them in any order on a GPU.
+        first_R, rows_R = self.table[1], self.table[2]
+        total_RX = rows_RX.index_select(0, first_R)
+        for turn in range(1, self.most_rows):
+            more_R = (rows_R > turn).view(-1, *[1] * (rows_RX.ndim - 1))
+            next_RX = rows_RX.index_select(0, (first_R + turn).clamp(max=self.rows - 1))
+            total_RX = torch.where(more_R, total_RX + next_RX, total_RX)
+        return total_RX
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of the share that has most, or no fewer."""
+        return self.turns or max((share.rows for share in self.shares), default=1)
 
 
 def sent(numbers: Sequence[int], device: torch.device) -> Tensor:
     """Whole numbers of the host on the device, without waiting for it."""
-    gpu = device.type == "cuda"
-    return torch.tensor(numbers, dtype=torch.long, pin_memory=gpu).to(device, non_blocking=gpu)
+    return moved(torch.tensor(numbers, dtype=torch.long), device)
 
 
 def buckets(capacity: int) -> tuple[int, ...]:
@@ -116,8 +152,9 @@ def buckets(capacity: int) -> tuple[int, ...]:
     return tuple(sorted(sizes))
 
 
-def pack(wants: Sequence[Want], capacity: int, per_row: int) -> list[Share]:
-    """Fill up to `capacity` rows with what slots want, the first in line first.
+def pack(wants: Sequence[Want], capacity: int, per_row: int, most_rows: int | None = None) -> list[Share]:
+    """Fill up to `capacity` rows with what slots want, the first in line first, each with at most `most_rows`
+    if it may be cut.
 
     A batch that needn't be whole may be cut between two rows: its gradients add up in the same order. One
     that must be whole and has no room waits, but for the first in line, which gets a step of its own, with
@@ -131,7 +168,7 @@ def pack(wants: Sequence[Want], capacity: int, per_row: int) -> list[Share]:
             if not shares:
                 return [Share(want.slot, 0, needed, want.images)]
             continue
-        rows = min(needed, free)
+        rows = min(needed, free if want.whole or most_rows is None else min(free, most_rows))
         if rows:
             images = min(want.images, rows * per_row)
             shares.append(Share(want.slot, capacity - free, rows, images))

@@ -42,13 +42,18 @@ def stage_images(images_ACHW: Tensor, rows: RowTable, taken: Sequence[Taken], dt
         index_N[rows.place(part.share)] = part.indices
         mine = slice(part.share.first, part.share.first + part.share.rows)
         mean_RC[mine], std_RC[mine] = part.mean, part.std
-    pixels_MHWRC = _by_row(images_ACHW.index_select(0, index_N), rows.rows)
-    x_MHWRC = pixels_MHWRC.to(torch.float32, memory_format=torch.contiguous_format)
-    x_MHWRC = x_MHWRC.sub_(mean_RC).div_(std_RC).to(dtype)
+    x_MHWRC = normalised(images_ACHW.index_select(0, index_N), mean_RC, std_RC, dtype)
     for part in taken:
         if part.augmented is not None:
-            _put(x_MHWRC, rows, part.share, part.augmented)
+            place_images(x_MHWRC, rows, part.share, part.augmented)
     return x_MHWRC
+
+
+def normalised(images_NCHW: Tensor, mean_RC: Tensor, std_RC: Tensor, dtype: torch.dtype) -> Tensor:
+    """The pixels of a step's images, row after row, as `stage_images` gives them."""
+    pixels_MHWRC = _by_row(images_NCHW, len(mean_RC))
+    x_MHWRC = pixels_MHWRC.to(torch.float32, memory_format=torch.contiguous_format)
+    return x_MHWRC.sub_(mean_RC).div_(std_RC).to(dtype)
 
 
 def stage_masks(
@@ -69,12 +74,12 @@ def stage_masks(
     return masks
 
 
-def _put(x_MHWRC: Tensor, rows: RowTable, share: Share, images_BCHW: Tensor) -> None:
-    """Overwrite a share's images."""
+def place_images(x_MHWRC: Tensor, rows: RowTable, share: Share, images_BCHW: Tensor) -> None:
+    """Overwrite a share's images, and what is left of its last row with zeros."""
     mine = slice(share.first, share.first + share.rows)
     padded_BCHW = images_BCHW.new_zeros((share.rows * rows.per_row, *images_BCHW.shape[1:]))
     padded_BCHW[: share.images] = images_BCHW
-    x_MHWRC[:, :, :, mine] = _by_row(padded_BCHW, share.rows)
+    x_MHWRC[:, :, :, mine].copy_(_by_row(padded_BCHW, share.rows))
 
 
 def _by_row(images_NCHW: Tensor, rows: int) -> Tensor:

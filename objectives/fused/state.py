@@ -143,6 +143,20 @@ class SlotState:
                 gradient_TX = self.gradient_TP.narrow(1, start, rows_RX.shape[1])
                 gradient_TX.index_add_(0, slots_S, rows_RX.index_select(0, rows_S))
 
+    def add_in_turns(
+        self,
+        pieces: Sequence[tuple[int, Tensor]],
+        turns: Sequence[tuple[Tensor, Tensor]],
+        fresh_S: Tensor,
+    ) -> None:
+        """As `add_gradient`, to the same bits, by tables on the device: a turn has slots and a row of each.
+
+        `fresh_S`: which slots of the first turn start from nothing. The idle slot may occur, as often as it
+        likes.
+        """
+        for start, rows_RX in pieces:
+            add_rows(self.gradient_TP.narrow(1, start, rows_RX.shape[1]), rows_RX, turns, fresh_S)
+
     def gradient_norms(self, slots: Sequence[int]) -> Tensor:
         """The 2-norm of each slot's gradient."""
         if self._device.type == "cpu":  # without a copy of the gradients
@@ -168,6 +182,19 @@ class SlotState:
         zeros_P = torch.zeros_like(weights_P)
         values = (buffer.detach().clone() for buffer in model.buffers())
         return Row(weights_P, zeros_P, zeros_P.clone(), dict(zip(self.buffers, values, strict=True)))
+
+
+def add_rows(
+    sums_TX: Tensor, rows_RX: Tensor, turns: Sequence[tuple[Tensor, Tensor]], fresh_S: Tensor
+) -> None:
+    """Add rows to the sums of their slots, turn by turn; see `SlotState.add_in_turns`. The last is idle."""
+    idle = len(sums_TX) - 1
+    for number, (slots_S, rows_S) in enumerate(turns):
+        mine_SX = rows_RX.index_select(0, rows_S)
+        mixed_SX = sums_TX.index_select(0, slots_S) + mine_SX
+        if number == 0:
+            mixed_SX = torch.where(fresh_S[:, None], mine_SX, mixed_SX)
+        sums_TX.index_copy_(0, slots_S, torch.where((slots_S != idle)[:, None], mixed_SX, 0.0))
 
 
 def _kind(buffer: Tensor, dtype: torch.dtype) -> torch.dtype:

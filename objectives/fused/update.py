@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from objectives.base import Choice
+from objectives.devices import moved
 from objectives.fused.rows import sent
 from objectives.optimizers import OPTIMIZERS
 
@@ -156,7 +157,7 @@ def step_slots(
     names = [field.name for field in fields(Rows)]
     tensors = [getattr(stack, name) for name in names]
     device, dtype = stack.weights.device, stack.weights.dtype
-    numbers_HS1 = torch.tensor(numbers_SH, dtype=torch.float64).T[..., None].to(device=device, dtype=dtype)
+    numbers_HS1 = moved(torch.tensor(numbers_SH, dtype=torch.float64).to(dtype), device).T[..., None]
     if together or (together is None and device.type != "cpu"):
         slots_S = sent(slots, device)
         taken = Rows(*(tensor.index_select(0, slots_S) for tensor in tensors))

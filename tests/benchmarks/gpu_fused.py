@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from objectives.base import Choice, DataSpec, ObjectiveError, Precision
+from objectives.base import Choice, DataSpec, ObjectiveError, Precision, Task
 from objectives.bench import (
     BASE,
     MODEL,
@@ -44,11 +44,12 @@ from objectives.bench import (
     task_of,
     timed,
 )
+from objectives.bench_gpu import NotHereError
 from objectives.devices import kind_of_device, memory_of, prepare
 from objectives.precision import PRECISIONS, resolve_precision
+from objectives.recording import recorder_for
 from objectives.trainer import PlainEngine
 from search.environment import environment
-from tests.benchmarks.graphed import GraphedEngine
 from tests.benchmarks.ray_tune import tuned
 
 ALONE_TRIALS = 16
@@ -75,6 +76,13 @@ def made_images(count: int, side: int) -> Iterator[DataSpec]:
         yield DataSpec(name="image_folder", root=Path(folder), image_size=side)
 
 
+def recorded(task: Task, device: str) -> PlainEngine:
+    """The plain trainer as it is on a GPU. Raises `NotHereError` without one."""
+    if recorder_for(prepare(device)) is None:
+        raise NotHereError("a CUDA graph needs a GPU")
+    return PlainEngine(task, device)
+
+
 def all_ways(
     given: argparse.Namespace, data: DataSpec, model: Choice, held: ExitStack
 ) -> tuple[dict[str, Way], dict[str, Work], dict[str, str]]:
@@ -87,7 +95,7 @@ def all_ways(
     alone = work_of(given.alone_trials)
     task = task_of(alone, device, "fp32")
     ways: dict[str, Way] = {
-        BASE: lambda: timed(PlainEngine(task, device), alone.starts(), alone.ends()),
+        BASE: lambda: timed(PlainEngine(task, device, eager=True), alone.starts(), alone.ends()),
     }
     works = {BASE: alone}
     for count in given.processes:
@@ -110,7 +118,7 @@ def all_ways(
     ).items():
         ways[name], works[name] = way, work
     # Last: a capture that fails may leave the device in no state for others.
-    ways[f"{BASE}, CUDA graph"] = lambda: timed(GraphedEngine(task, device), alone.starts(), alone.ends())
+    ways[f"{BASE}, CUDA graph"] = lambda: timed(recorded(task, device), alone.starts(), alone.ends())
     works[f"{BASE}, CUDA graph"] = alone
     return ways, works, left_out
 

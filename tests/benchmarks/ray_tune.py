@@ -90,7 +90,7 @@ def trainable(tune: Any) -> type:
         def setup(self, config: dict[str, Any], work: Work, device: str, task: Task, folder: str) -> None:
             self._work, self._folder = work, folder
             self._starts, self._ends = work.starts(), work.ends()
-            self._engine = PlainEngine(task, device)
+            self._engine = PlainEngine(task, device, eager=True)
             self._held: TrialStart | None = None
             self._begin()
 

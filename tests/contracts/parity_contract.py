@@ -25,6 +25,7 @@ from objectives.fused.update import Rows, Update, step_slots
 from objectives.losses import LOSSES
 from objectives.models import build
 from objectives.optimizers import OPTIMIZERS, build_optimizer
+from objectives.recording import Recorder
 from objectives.training import Training
 
 CPU = torch.device("cpu")
@@ -67,27 +68,53 @@ def fused_pool(
     capacity: int = 16,
     per_row: int = 16,
     generic: bool = False,
+    recorder: Recorder | None = None,
 ) -> Pool:
     """A pool with these trials, all of one architecture, in the slots 0, 1, …"""
-    data = data_of(0, dtype)
-    config, shape = starts[0].config, data.input_shape
-    blank = (
-        build(config.model, shape, data.classes, 0)  # a user's own has no dropout of ours
-        if generic
-        else template(config, shape, data.classes, TASK)
+    pool = empty_pool(
+        starts[0],
+        dtype,
+        slots=slots or len(starts),
+        capacity=capacity,
+        per_row=per_row,
+        generic=generic,
+        recorder=recorder,
     )
-    program = Program(blank, data.input_shape, slots or len(starts), CPU, dtype, generic=generic)
-    pool = Pool(program, data.images, capacity, per_row)
     for start in starts:
         pool.admit(new_member(pool, start, dtype))
     return pool
 
 
-def new_member(pool: Pool, start: TrialStart, dtype: torch.dtype = torch.float32) -> Member:
-    """A trial for the pool's first free slot, not yet admitted."""
+def empty_pool(
+    start: TrialStart,
+    dtype: torch.dtype = torch.float32,
+    *,
+    slots: int,
+    capacity: int = 16,
+    per_row: int = 16,
+    generic: bool = False,
+    recorder: Recorder | None = None,
+) -> Pool:
+    """A pool for trials of the architecture of this one."""
+    data = data_of(0, dtype)
+    config, shape = start.config, data.input_shape
+    blank = (
+        build(config.model, shape, data.classes, 0)  # a user's own has no dropout of ours
+        if generic
+        else template(config, shape, data.classes, TASK)
+    )
+    program = Program(blank, data.input_shape, slots, CPU, dtype, generic=generic)
+    return Pool(program, data.images, capacity, per_row, recorder=recorder)
+
+
+def new_member(
+    pool: Pool, start: TrialStart, dtype: torch.dtype = torch.float32, *, slot: int | None = None
+) -> Member:
+    """A trial for the pool's first free slot, or the given one, not yet admitted."""
     data = data_of(start.split_seed, dtype)
     model = build(start.config.model, data.input_shape, data.classes, derive_seed(start.seed, "init"))
-    return member(start, pool.free[0], data, model=model, program=pool.program, allow_imports=())
+    place = pool.free[0] if slot is None else slot
+    return member(start, place, data, model=model, program=pool.program, allow_imports=())
 
 
 def row_of(training: Training, pool: Pool) -> Tensor:

@@ -5,71 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from torch import Tensor
 
-from objectives.base import EpochEnd
 from objectives.bench_gpu import NotHereError
-from objectives.trainer import PlainEngine
-from tests.benchmarks.graphed import GraphedEngine, GraphedTraining, Passes
+from tests.benchmarks.gpu_fused import recorded
 from tests.benchmarks.ray_tune import claimed
 from tests.contracts.engine_contract import TASK
-from tests.contracts.parity_contract import small_cnn, tiny
-
-recordings: list[int] = []
-
-
-def by_hand(passes: Passes) -> tuple[object, tuple[Tensor, Tensor, Sequence[Tensor]]]:
-    """A recorder that computes anew, into the tensors that it gave, as a graph does."""
-    objective, norm, gradients = passes()
-    recordings.append(1)
-
-    def replay() -> None:
-        again, norm_again, gradients_again = passes()
-        for kept, value in zip(
-            (objective, norm, *gradients), (again, norm_again, *gradients_again), strict=True
-        ):
-            kept.copy_(value)
-
-    return replay, (objective, norm, gradients)
-
-
-class ByHand(GraphedTraining):
-    record = staticmethod(by_hand)  # type: ignore[assignment]  # a callable object is as good
-
-
-class Engine(GraphedEngine):
-    training = ByHand
-
-
-def losses(engine: PlainEngine, number: int, optimizer: str) -> list[float | None]:
-    start = tiny(number, "cross_entropy", optimizer, model=small_cnn(), batch_size=48)
-    engine.admit(start)
-    found = []
-    for _ in range(start.config.epochs):
-        (event,) = engine.advance()
-        assert isinstance(event, EpochEnd), event
-        found.append(event.report.train_loss)
-    return found
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
-@pytest.mark.parametrize("number", [0, 1, 3])
-def test_replayed_passes_train_as_the_plain_trainer_does(number: int, optimizer: str) -> None:
-    """With augmentation, L1 and L2 among them, and last batches of another size."""
-    recordings.clear()
-    assert losses(Engine(TASK, "cpu"), number, optimizer) == losses(
-        PlainEngine(TASK, "cpu"), number, optimizer
-    )
-    assert len(recordings) == 2  # a size of batch each, whatever the number of steps
 
 
 def test_a_graph_needs_a_gpu() -> None:
     with pytest.raises(NotHereError):
-        GraphedEngine(TASK, "cpu")
+        recorded(TASK, "cpu")
 
 
 def test_every_trial_is_claimed_once(tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""Losses and gradient norms of trials' steps, added up on the device until the host needs them.
+
+Shapes: T slots, S of them that have taken a step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from objectives.devices import Arriving
+from objectives.fused.member import Member
+from objectives.training import STEPS_BETWEEN_CHECKS
+
+LOSS, NORM = 0, 1
+"""Columns of `DeviceSums.sums_T2`."""
+
+
+class DeviceSums:
+    """The sums of the epoch that each slot's trial is in.
+
+    Whether a trial has diverged is looked at without waiting for the device: every so many steps a copy of
+    the sums is asked for, and read when the next one is. So a diverged trial trains on for a while.
+    """
+
+    def __init__(self, slots: int, device: torch.device) -> None:
+        self.sums_T2 = torch.zeros((slots + 1, 2), dtype=torch.float64, device=device)
+        """Each step's mean loss times its images, and its gradient's norm. The idle slot's stay zero."""
+        self._steps = 0
+        self._asked: _Glance | None = None
+
+    def begin(self, slot: int) -> None:
+        """A trial starts an epoch."""
+        self.sums_T2[slot].zero_()
+
+    def add(self, slots_S: Tensor, losses_S: Tensor, norms_S: Tensor, images_S: Tensor) -> None:
+        """A step of so many images each. A slot may occur once, but for the idle one, whose numbers are 0."""
+        found_S2 = torch.stack([losses_S.double() * images_S, norms_S.double()], dim=1)
+        self.sums_T2.index_copy_(0, slots_S, self.sums_T2.index_select(0, slots_S) + found_S2)
+
+    def glance(self, members: Iterable[Member]) -> None:
+        """Once per step: every so often, say in `Sums.finite` who had diverged by the last time."""
+        self._steps += 1
+        if self._steps % STEPS_BETWEEN_CHECKS:
+            return
+        if self._asked is not None:
+            self._asked.tell()
+        self._asked = _Glance(self.sums_T2[:, LOSS], members)
+
+    def read(self, members: Sequence[Member]) -> None:
+        """Bring trials' sums to the host, waiting for all steps so far."""
+        if not members:
+            return
+        sums = self.sums_T2.tolist()
+        for member in members:
+            member.sums.loss, member.sums.norm = sums[member.slot][LOSS], sums[member.slot][NORM]
+            member.sums.finite = math.isfinite(member.sums.loss)
+
+
+class _Glance:
+    """The losses of some moment, on their way to the host."""
+
+    def __init__(self, losses_T: Tensor, members: Iterable[Member]) -> None:
+        self._of = [(member.sums, member.slot) for member in members]
+        self._losses = Arriving(losses_T)
+
+    def tell(self) -> None:
+        """In the sums of the epochs that trials were in then."""
+        losses = self._losses.here().tolist()
+        for sums, slot in self._of:
+            sums.finite = sums.finite and math.isfinite(losses[slot])
