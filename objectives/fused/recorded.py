@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from objectives.base import Choice
+from objectives.fused.compiled import compiled_for
 from objectives.fused.member import Member
 from objectives.fused.program import Program
 from objectives.fused.regularise import FACTORS
@@ -75,6 +76,7 @@ class RecordedSteps:
         self._program, self._recorder = program, recorder
         self._per_row, self._pictures = per_row, images_ACHW
         self._loss_T, self._sums = loss_T, sums
+        self._compiled = compiled_for(program.device)
         # Made here, where whoever makes a pool sees to it that there is memory for it.
         shape = (program.state.idle + 1, len(images_ACHW))
         self._order_TA = torch.zeros(shape, dtype=torch.int32, device=program.device)
@@ -245,7 +247,10 @@ class RecordedSteps:
         norms_S = torch.linalg.vector_norm(taken.gradient, dim=1)
         self._sums.add(slots_S, self._loss_T.index_select(0, slots_S) + penalty_S, norms_S, table.images)
         taken.weights[:, :decayed].mul_(shrink_S1)
-        update.apply(taken, decayed, *numbers)
+        if self._compiled is None:
+            update.apply(taken, decayed, *numbers)
+        else:
+            self._compiled.step(update, taken, decayed, table.numbers[: table.hyper, :, None])
         for name in {"weights", "first", "second"}.difference(unused):
             getattr(stack, name).index_copy_(0, slots_S, getattr(taken, name))
         self._loss_T.index_fill_(0, slots_S, 0.0)

@@ -60,8 +60,11 @@ RAISES_ABOVE, DIVERGES_BELOW = 0.97, 0.03
 
 
 def pause(factor: float = 1.0) -> None:
-    """What an epoch takes. Not by `time.sleep`, which under a moved clock at times fails with EINVAL."""
-    if not (folder() / OPEN).exists():
+    """What an epoch takes, until the gate is open where there is one.
+
+    Not by `time.sleep`, which under a moved clock at times fails with EINVAL.
+    """
+    if not (FOLDER_VARIABLE in os.environ and (folder() / OPEN).exists()):
         select.select([], [], [], float(os.environ.get(PACE_VARIABLE, "0")) * factor)
 
 
