@@ -81,14 +81,16 @@ def postgres_url(shoal_home: Path) -> str:
     return EmbeddedPostgres(shoal_home / "postgres", durable=False).start()
 
 
-def on_server(url: str, statement: str, *names: str) -> None:
-    """Run one statement outside a transaction, with quoted identifiers filled in."""
+def on_server(
+    url: str, statement: str, *names: str, kind: type[sql.Identifier | sql.Literal] = sql.Identifier
+) -> None:
+    """Run one statement outside a transaction, with quoted identifiers, or values, filled in."""
     parsed = make_url(url).set(drivername="postgresql")
     connection = psycopg2.connect(parsed.render_as_string(hide_password=False))
     try:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+            cursor.execute(sql.SQL(statement).format(*map(kind, names)))
     finally:
         connection.close()
 
@@ -99,6 +101,8 @@ def drop(url: str, name: str) -> None:
         on_server(url, "DROP DATABASE {} WITH (FORCE)", name)
     except psycopg2.errors.InsufficientPrivilege:
         # Our role may not end the server's own autovacuum; dropping without FORCE makes it give way.
+        ours = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {} AND usename = user"
+        on_server(url, ours, name, kind=sql.Literal)
         on_server(url, "DROP DATABASE {}", name)
 
 

@@ -171,7 +171,10 @@ def test_an_interrupted_run_goes_on_bit_by_bit(database: Database, hold: Hold) -
         _exact(database, spec)
     assert _curves(database, "storm") == _curves(database, "peace")
     attempts = [trial.attempts for trial in queries.trials(database, Experiments(database).get("storm").id)]
-    assert 12 <= sum(attempts) <= 12 + 2, "no more than one attempt was given back at each signal"
+    # What it trained, what it had asked for to go next, and the trial that takes its epochs over.
+    assert 12 <= sum(attempts) <= 12 + 2 * 3, (
+        "more was given back at a signal than a worker of one slot holds"
+    )
 
 
 def _curves(database: Database, name: str) -> dict[tuple[str, int, int], tuple[Any, ...]]:

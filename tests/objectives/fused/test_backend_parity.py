@@ -91,7 +91,9 @@ def test_neighbours_slot_and_size_of_the_pool_show_nowhere(
     found = []
     for others in (0, 1, 2, 5, 8):
         mixed = [*starts[1 : 1 + others // 2], starts[0], *starts[1 + others // 2 : 1 + others]]
-        pool = fused_pool(mixed, dtype, slots=others + 3, capacity=2 * len(mixed), per_row=per_row)
+        pool = fused_pool(
+            mixed, dtype, slots=others + 3, capacity=64 // per_row * len(mixed), per_row=per_row
+        )
         for _ in range(3):
             pool.step()
         found.append(pool.program.state.take(others // 2))
