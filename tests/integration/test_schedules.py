@@ -122,9 +122,9 @@ def test_the_run_of_a_firing_does_not_outlive_a_killed_watcher(
     until(lambda: finished_trials(database) >= 3, run=fire)
     children = runs(fire)
     fire.kill()
-    fire.communicate()
-    until(lambda: not any(child.is_running() for child in children), seconds=60)
-    assert Experiments(database).get("nightly.g1").state == "stopped", "it was not ended in order"
+    _, said = fire.communicate()
+    until(lambda: not any(child.is_running() for child in children))
+    assert Experiments(database).get("nightly.g1").state == "stopped", said
     paced.unlink()
     with database.begin() as connection:
         # Its lease ends after a minute; nobody wants to wait for that here.
