@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
+from storage.errors import DatabaseRefuses
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from tests.contracts.big_experiment import Size, store_big_experiment
 
@@ -59,7 +60,10 @@ class Server:
         try:
             yield self._named(name)
         finally:
-            self._run(f"DROP DATABASE {name} WITH (FORCE)")
+            try:
+                self._run(f"DROP DATABASE {name} WITH (FORCE)")
+            except DatabaseRefuses:  # to end the server's own autovacuum, which gives way to this
+                self._run(f"DROP DATABASE {name}")
 
     def stop(self) -> None:
         """End the server."""
