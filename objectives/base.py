@@ -103,7 +103,7 @@ class TrialConfig:
         for group, default in CHOICES.items():
             fields[group] = Choice(str(values.get(group, default)), options[group])
         fields["augment"] = options["augment"]
-        return cls(**fields)  # type: ignore[arg-type]
+        return cls(**fields)  # type: ignore[arg-type]  # its names were checked above
 
 
 FIELDS = {

@@ -193,7 +193,7 @@ def _is_whole(place: Place, expected: str) -> bool:
     try:
         manifest = Manifest(**_read_manifest(place.manifest))
         if (manifest.epoch, manifest.attempt) != (place.epoch, place.attempt):
-            raise ValueError("its manifest is of another file")  # noqa: TRY301
+            raise ValueError("its manifest is of another file")  # noqa: TRY301 (told below, as damage)
         digest, size = _digest(place.path)
         if (manifest.sha256, manifest.size) != (digest, size):
             raise ValueError("it is damaged, its SHA-256 is not the one it was written with")  # noqa: TRY301

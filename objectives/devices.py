@@ -79,7 +79,7 @@ def reproducible(threads: int | None, precision: Precision = "fp32") -> Iterator
     """
     before = torch.get_num_threads()
     tf32 = precision == "tf32"
-    matmuls = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    matmuls = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]  # torch lacks it
     precisions = [matmul.fp32_precision for matmul in matmuls]
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     with ExitStack() as settings:

@@ -28,21 +28,8 @@ from storage.curves import Curves
 from storage.database import Database
 from storage.errors import DatabaseUnreachable
 from storage.ledger import MAX_ATTEMPTS, Written
+from tests.contracts.claims import report_of
 from tests.contracts.experiments import Running, prepared, small_spec
-
-
-def _report(epoch: int, value: float = 0.5, **changes: Any) -> EpochReport:
-    fields: dict[str, Any] = {
-        "epoch": epoch,
-        "train_loss": 1.0,
-        "validation_loss": 1.0,
-        "metrics": {"accuracy": value},
-        "gradient_norm": 1.0,
-        "learning_rate": 0.1,
-        "seconds": 0.01,
-        "images_per_second": 10.0,
-    }
-    return EpochReport(**fields | changes)
 
 
 @pytest.fixture
@@ -119,7 +106,7 @@ class TestClaim:
             )
             assert broker.claim(1) == []
             assert not broker.exhausted
-            _end_epoch(broker, claims[0], _report(3), last=True)
+            _end_epoch(broker, claims[0], report_of(3), last=True)
             assert _claim(broker).lease.study_name == claims[0].lease.study_name
 
     def test_budget_of_epochs(self, database: Database) -> None:
@@ -130,7 +117,7 @@ class TestClaim:
             assert not broker.exhausted
             for claim in claims:
                 for epoch in (1, 2, 3):
-                    _end_epoch(broker, claim, _report(epoch), last=epoch == 3)
+                    _end_epoch(broker, claim, report_of(epoch), last=epoch == 3)
             assert broker.claim(1) == []
             assert broker.exhausted
 
@@ -163,9 +150,9 @@ class TestEpochs:
     def test_curve_then_report_then_verdict(self, running: Running) -> None:
         with running.broker() as broker:
             claim = _claim(broker)
-            assert _end_epoch(broker, claim, _report(1, 0.25), last=False) is Verdict.CONTINUE
-            assert _end_epoch(broker, claim, _report(2, 0.5), last=False) is Verdict.CONTINUE
-            assert _end_epoch(broker, claim, _report(3, 0.75), last=True) is Verdict.FINISH
+            assert _end_epoch(broker, claim, report_of(1, 0.25), last=False) is Verdict.CONTINUE
+            assert _end_epoch(broker, claim, report_of(2, 0.5), last=False) is Verdict.CONTINUE
+            assert _end_epoch(broker, claim, report_of(3, 0.75), last=True) is Verdict.FINISH
         trial = running.storage.get_trial(claim.start.trial_id)
         assert (trial.state, trial.value, trial.user_attrs["epochs"]) == (TrialState.COMPLETE, 0.75, 3)
         assert trial.intermediate_values == {1: 0.25, 2: 0.5, 3: 0.75}
@@ -177,8 +164,8 @@ class TestEpochs:
         spec = small_spec(methods={"random": {}}, pruner={"name": "asha", "eta": 2})
         with prepared(database, spec) as running, running.broker() as broker:
             good, bad = _claim(broker), _claim(broker)
-            assert _end_epoch(broker, good, _report(1, 0.9), last=False) is Verdict.CONTINUE
-            assert _end_epoch(broker, bad, _report(1, 0.1), last=False) is Verdict.PRUNE
+            assert _end_epoch(broker, good, report_of(1, 0.9), last=False) is Verdict.CONTINUE
+            assert _end_epoch(broker, bad, report_of(1, 0.1), last=False) is Verdict.PRUNE
             trial = running.storage.get_trial(bad.start.trial_id)
             assert (trial.state, trial.last_step, trial.value) == (TrialState.PRUNED, 1, 0.1)
             assert trial.user_attrs["epochs"] == 1
@@ -188,13 +175,15 @@ class TestEpochs:
         spec = small_spec(methods={"random": {}}, pruner={"name": "asha", "eta": 2})
         with prepared(database, spec) as running, running.broker() as broker:
             good, bad = _claim(broker), _claim(broker)
-            _end_epoch(broker, good, _report(1, 0.9), last=False)
-            assert _end_epoch(broker, bad, _report(1, 0.1), last=True) is Verdict.FINISH
+            _end_epoch(broker, good, report_of(1, 0.9), last=False)
+            assert _end_epoch(broker, bad, report_of(1, 0.1), last=True) is Verdict.FINISH
 
     def test_diverged_is_complete_with_the_worst_value(self, running: Running) -> None:
         with running.broker() as broker:
             claim = _claim(broker)
-            report = _report(2, 0.0, diverged=True, train_loss=None, validation_loss=None, gradient_norm=None)
+            report = report_of(
+                2, 0.0, diverged=True, train_loss=None, validation_loss=None, gradient_norm=None
+            )
             assert _end_epoch(broker, claim, report, last=False) is Verdict.FINISH
         trial = running.storage.get_trial(claim.start.trial_id)
         assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.0)
@@ -204,7 +193,7 @@ class TestEpochs:
         with running.broker() as broker:
             claim = _claim(broker)
             running.storage.set_trial_state_values(claim.start.trial_id, TrialState.FAIL)
-            assert _end_epoch(broker, claim, _report(1), last=False) is Verdict.TAKEN
+            assert _end_epoch(broker, claim, report_of(1), last=False) is Verdict.TAKEN
         running.ledger.expire(running.experiment.id, dead_workers=[1])
         assert _states(running, claim) == ["lost"]
 
@@ -212,7 +201,7 @@ class TestEpochs:
         with running.broker() as broker:
             claim = _claim(broker)
             running.ledger.expire(running.experiment.id, dead_workers=[1])
-            assert _end_epoch(broker, claim, _report(1), last=True) is Verdict.TAKEN
+            assert _end_epoch(broker, claim, report_of(1), last=True) is Verdict.TAKEN
         trial = running.storage.get_trial(claim.start.trial_id)
         assert (trial.state, trial.intermediate_values) == (TrialState.WAITING, {})
         assert Curves(running.database).of_trial(claim.start.trial_id) == []
@@ -283,12 +272,12 @@ class TestInterruption:
             claim = _claim(broker)
             assert claim.start.checkpoint is None
             _save(claim, 1)
-            assert _end_epoch(broker, claim, _report(1), leaving=True) is Verdict.CONTINUE
+            assert _end_epoch(broker, claim, report_of(1), leaving=True) is Verdict.CONTINUE
             again = _claim(broker)
             assert again.start.checkpoint is not None
             assert again.start.checkpoint.read_text() == "state 1"
             assert (again.trial_id, again.values, again.lease.attempt) == (claim.trial_id, claim.values, 2)
-            _end_epoch(broker, again, _report(2), last=True)
+            _end_epoch(broker, again, report_of(2), last=True)
             assert not again.start.checkpoint.exists(), "it is of no use once the trial has ended"
         assert _states(running, claim) == ["released", "complete"]
 
@@ -297,7 +286,7 @@ class TestInterruption:
         with running.broker() as broker:
             claim = _claim(broker)
             _save(claim, 1)
-            _end_epoch(broker, claim, _report(1))
+            _end_epoch(broker, claim, report_of(1))
             _save(claim, 2)
             broker.release(claim)
             broker.flush()
@@ -309,9 +298,9 @@ class TestInterruption:
         spec = small_spec(methods={"random": {}}, pruner={"name": "asha", "eta": 2})
         with prepared(database, spec) as running, running.broker() as broker:
             good, bad = _claim(broker), _claim(broker)
-            _end_epoch(broker, good, _report(1, 0.9))
+            _end_epoch(broker, good, report_of(1, 0.9))
             _save(bad, 1)
-            assert _end_epoch(broker, bad, _report(1, 0.1), leaving=True) is Verdict.PRUNE
+            assert _end_epoch(broker, bad, report_of(1, 0.1), leaving=True) is Verdict.PRUNE
             assert running.storage.get_trial(bad.trial_id).state == TrialState.PRUNED
             assert not bad.folder.path.exists()
 
@@ -342,7 +331,7 @@ class TestRecover:
         with running.broker() as broker:
             claim = _claim(broker)
             assert running.ledger.expire(running.experiment.id) == []
-            assert _end_epoch(broker, claim, _report(1)) is Verdict.CONTINUE
+            assert _end_epoch(broker, claim, report_of(1)) is Verdict.CONTINUE
 
     def test_trials_of_the_dead_come_back(self, running: Running) -> None:
         with running.broker() as broker:
@@ -393,9 +382,9 @@ class TestRecover:
             with running.broker("quick") as quick:
                 again = _claim(quick)
                 assert again.trial_id == claim.trial_id
-                assert _end_epoch(slow, claim, _report(1, 0.1), last=True) is Verdict.TAKEN
+                assert _end_epoch(slow, claim, report_of(1, 0.1), last=True) is Verdict.TAKEN
                 assert slow.lost() == [claim.lease.token]
-                assert _end_epoch(quick, again, _report(1, 0.9), last=True) is Verdict.FINISH
+                assert _end_epoch(quick, again, report_of(1, 0.9), last=True) is Verdict.FINISH
         assert running.storage.get_trial(claim.trial_id).value == 0.9
         assert check_history(running.database, running.experiment.id) == []
 
@@ -437,7 +426,7 @@ class TestDatabaseAway:
         with running.broker(ledger=ledger) as broker:
             claim = _claim(broker)
             ledger.away = True
-            assert _end_epoch(broker, claim, _report(1), last=True) is Verdict.FINISH
+            assert _end_epoch(broker, claim, report_of(1), last=True) is Verdict.FINISH
 
     def test_after_the_lease_nothing_that_was_held_is_written(self, running: Running) -> None:
         ledger = Away(running.ledger)
@@ -451,11 +440,11 @@ class TestDatabaseAway:
             claim = _claim(broker)
             ledger.away = True
             with pytest.raises(LeasesLost):
-                broker.store([Reported(claim, _report(1), last=True)])
+                broker.store([Reported(claim, report_of(1), last=True)])
             assert broker.lost() == [claim.lease.token]
             assert len(broker.holdings) == 0
             ledger.away = False
-            assert _end_epoch(broker, claim, _report(1), last=True) is Verdict.TAKEN
+            assert _end_epoch(broker, claim, report_of(1), last=True) is Verdict.TAKEN
             assert running.storage.get_trial(claim.trial_id).state == TrialState.RUNNING
 
 
@@ -468,7 +457,7 @@ class TestGrowth:
             broker.adopt(small_spec(methods={"random": {}}, budget={"trials": 5}))
             assert len(_all(broker)) == 3
             # What was claimed before goes on as if nothing had happened.
-            assert _end_epoch(broker, first[0], _report(3), last=True) is Verdict.FINISH
+            assert _end_epoch(broker, first[0], report_of(3), last=True) is Verdict.FINISH
 
     def test_a_repeated_trial_has_the_seed_of_the_first_and_is_no_part_of_the_budget(
         self, database: Database
@@ -489,7 +478,7 @@ class TestGrowth:
                 broker.fail(again, failure)
                 broker.flush()
             assert running.trials("random")[3].user_attrs[RETRY_KEY] == 2
-            assert _end_epoch(broker, one, _report(3), last=True) is Verdict.FINISH
+            assert _end_epoch(broker, one, report_of(3), last=True) is Verdict.FINISH
             assert _all(broker) == []
             assert broker.exhausted
 
@@ -556,11 +545,11 @@ class TestBatches:
     def test_several_epochs_of_a_trial_are_stored_at_once(self, running: Running) -> None:
         with running.broker() as broker:
             claim = _claim(broker)
-            begun = [Reported(claim, _report(epoch), last=False) for epoch in (1, 2)]
+            begun = [Reported(claim, report_of(epoch), last=False) for epoch in (1, 2)]
             assert broker.store(begun) == {}
             assert broker.judge(begun) == {claim.lease.token: Verdict.CONTINUE}
             other = _claim(broker)
-            whole = [Reported(other, _report(epoch), last=epoch == 3) for epoch in (1, 2, 3)]
+            whole = [Reported(other, report_of(epoch), last=epoch == 3) for epoch in (1, 2, 3)]
             assert broker.store(whole) == {other.lease.token: Verdict.FINISH}
             ended = running.storage.get_trial(other.trial_id)
             assert (ended.state, sorted(ended.intermediate_values)) == (TrialState.COMPLETE, [1, 2, 3])
@@ -577,7 +566,7 @@ class TestBatches:
             by_study = [claim.lease.study_name for claim in claims]
             assert by_study.count("small/random/0") == by_study.count("small/random/1") == 16
             reports = [
-                Reported(claim, _report(1, place / 100), last=False) for place, claim in enumerate(claims)
+                Reported(claim, report_of(1, place / 100), last=False) for place, claim in enumerate(claims)
             ]
             assert broker.store(reports) == {}
             verdicts = broker.judge(reports)
@@ -603,7 +592,7 @@ class TestBatches:
             with prepared(database, spec) as running, running.broker() as broker:
                 for place in range(6):
                     claim = _claim(broker)
-                    _end_epoch(broker, claim, _report(3, place / 10), last=True)
+                    _end_epoch(broker, claim, report_of(3, place / 10), last=True)
                 claims = [claim for batch in batches for claim in broker.claim(batch)]
                 values[name] = [claim.values for claim in claims]
         assert len(values["together"]) == 3
@@ -639,7 +628,7 @@ class TestBatches:
             }
             gone = [claim for claim in claims if claim.lease.study_name == "small/random/0"]
             assert len(claims) + len(found) == 18 + len(gone)
-            reported = [Reported(claim, _report(1, 0.5), last=False) for claim in (*claims, *found)]
+            reported = [Reported(claim, report_of(1, 0.5), last=False) for claim in (*claims, *found)]
             stored = broker.store(reported)
             assert stored == {claim.lease.token: Verdict.TAKEN for claim in gone}
             assert broker.lost() == [claim.lease.token for claim in gone]
@@ -650,7 +639,7 @@ class TestBatches:
     def test_deleted_between_storing_and_judging(self, database: Database) -> None:
         spec = small_spec(methods={"random": {}}, pruner={"name": "asha", "eta": 2})
         with prepared(database, spec) as running, running.broker() as broker:
-            reported = [Reported(claim, _report(1, 0.5), last=False) for claim in broker.claim(4)]
+            reported = [Reported(claim, report_of(1, 0.5), last=False) for claim in broker.claim(4)]
             assert broker.store(reported) == {}
             optuna.delete_study(study_name="small/random/0", storage=running.storage)
             verdicts = broker.judge(reported)
