@@ -26,8 +26,21 @@ settings.register_profile(
 settings.load_profile("shoal")
 
 
+STARTS_PROCESSES = ("slow", "ray", "browser")
+"""Markers of tests whose clusters, servers and browsers the machine may be too busy for, once."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Several processes take files in turn: those with slow tests first, so that all end together."""
+    """Say who may be run again, and in which order files are taken.
+
+    A test that starts processes is run a second time if it failed, two in a whole run at most (pyproject.toml);
+    the summary names it and shows how it failed. All others fail at once.
+
+    Several processes take files in turn: those with slow tests first, so that all end together.
+    """
+    for item in items:
+        if any(item.get_closest_marker(name) for name in STARTS_PROCESSES):
+            item.add_marker(pytest.mark.flaky(reruns=1))
     if hasattr(config, "workerinput"):
         slow = {item.path for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: item.path not in slow)
