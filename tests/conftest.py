@@ -33,8 +33,8 @@ STARTS_PROCESSES = ("slow", "ray", "browser")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Say who may be run again, and in which order files are taken.
 
-    A test that starts processes is run a second time if it failed, two in a whole run at most (pyproject.toml);
-    the summary names it and shows how it failed. All others fail at once.
+    A test that starts processes is run a second time if it failed, two in a whole run at most
+    (pyproject.toml); the summary names it and shows how it failed. All others fail at once.
 
     Several processes take files in turn: those with slow tests first, so that all end together.
     """
