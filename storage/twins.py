@@ -114,7 +114,8 @@ def _point(columns: list[Any]) -> Point:
 ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(%(locks)s, %(experiment)s);"
 
 # Those that are asked for are decided in the order of their tokens, and what was noted of them is void.
-# A trial that went back to the queue has lost its seed; its number says it, unless it is a repetition.
+# A trial that went back to the queue has lost its seed; its number says it, unless it is a repetition. Where
+# a twin by number has failed, its repetitions are twins as well: they name the first trial of their chain.
 LOOK = f"""
 WITH mine AS MATERIALIZED (
     SELECT said.*, attempt.study_id, study.replicate, attempt.trial_id
@@ -130,8 +131,22 @@ WITH mine AS MATERIALIZED (
     FROM shoal.experiment_studies AS study JOIN studies ON studies.study_name = study.name
     WHERE study.experiment_id = %(experiment)s AND study.role = 'search'
       AND study.replicate IN (SELECT replicate FROM mine)
+), same_number AS MATERIALIZED (
+    SELECT mine.token, sibling.name AS study_name, trial.study_id, trial.trial_id, trial.number, trial.state
+    FROM mine
+    JOIN sibling ON sibling.replicate = mine.replicate AND sibling.id <> mine.study_id
+    JOIN trials AS trial ON trial.study_id = sibling.optuna_id AND trial.number = mine.number
+), candidate AS MATERIALIZED (
+    SELECT token, study_name, trial_id FROM same_number
+    UNION ALL
+    SELECT first.token, first.study_name, again.trial_id
+    FROM same_number AS first
+    JOIN trials AS again ON again.study_id = first.study_id AND again.number > first.number
+    JOIN trial_system_attributes AS noted ON noted.trial_id = again.trial_id AND noted.key = 'failed_trial'
+     AND noted.value_json = CAST(first.number AS text)
+    WHERE first.state = 'FAIL'
 ), twin AS MATERIALIZED (
-    SELECT mine.token, sibling.name AS study_name, trial.trial_id,
+    SELECT mine.token, trial.study_name, trial.trial_id,
            (SELECT max(epoch) FROM shoal.epochs WHERE epochs.trial_id = trial.trial_id) AS last,
            EXISTS (SELECT FROM shoal.attempts
                    WHERE attempts.trial_id = trial.trial_id AND attempts.state = 'complete') AS complete,
@@ -140,8 +155,7 @@ WITH mine AS MATERIALIZED (
                    WHERE noted.trial_id = trial.trial_id AND noted.key = '{FOLLOWS_KEY}'
                      AND noted.value_json = CAST(held.token AS text)) AS follows
     FROM mine
-    JOIN sibling ON sibling.replicate = mine.replicate AND sibling.id <> mine.study_id
-    JOIN trials AS trial ON trial.study_id = sibling.optuna_id AND trial.number = mine.number
+    JOIN candidate AS trial ON trial.token = mine.token
     JOIN trial_user_attributes AS seed ON seed.trial_id = trial.trial_id AND seed.key = '{SEED_KEY}'
      AND (seed.value_json = mine.seed OR (
         seed.value_json = 'null' AND NOT EXISTS (
