@@ -21,6 +21,7 @@ from search.control.crew import Assignment, work
 from search.experiment.spec import ExperimentSpec
 from search.trials.making import make_studies
 from search.trials.openings import Openings
+from search.trials.precisions import other_precision
 from search.trials.study import StudyDeleted, quiet_optuna
 from search.work.saving import checkpoint_folder
 from storage import queries
@@ -31,6 +32,8 @@ from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from storage.workers import trials_held
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from optuna.storages import BaseStorage
 
     from storage.database import Database
@@ -63,7 +66,8 @@ class Joined:
 
     `names`: which; none: any that is created or running. `assignment` says how to train; its experiment is
     filled in. `idle_seconds`: after which it leaves for want of work; None: it stays. Errors of an
-    experiment that was named leave `run`; one that wasn't is left alone for a while.
+    experiment that was named leave `run`; one that wasn't is left alone for a while. One whose trials are
+    computed in another precision than this worker's is left to others, until it is changed.
     """
 
     def __init__(
@@ -92,6 +96,8 @@ class Joined:
         self._experiments = Experiments(database)
         self._not_before: dict[int, float] = {}
         self._views: dict[int, _View] = {}
+        self._declined: dict[int, datetime] = {}
+        """Experiments of another precision, and when each had changed last."""
         self._waits = False
 
     def run(self) -> Served:
@@ -138,7 +144,7 @@ class Joined:
             if self._interrupted.is_set():
                 return False
             try:
-                if self._serve(storage, record):
+                if not self._declines(record) and self._serve(storage, record):
                     return True
             except (DatabaseUnreachable, DatabaseUnsuitable):  # the database is no experiment's matter
                 raise
@@ -148,6 +154,8 @@ class Joined:
             except Exception as error:
                 if self._names:
                     raise
+                if self._declines(record):
+                    continue  # somebody else's first trial decided it since we looked
                 logger.exception("experiment %s can't be served here", record.name)
                 self._tell(f"{record.name} can't be served here: {error}")
                 self._rest(record, BROKEN_SECONDS)
@@ -173,6 +181,21 @@ class Joined:
         if not self._is_left(view, record):
             self._conclude(storage, record)
         return False
+
+    def _declines(self, record: ExperimentRecord) -> bool:
+        """Whether its trials are computed in another precision; said once, asked again when it changes."""
+        if self._names:
+            return False
+        if self._declined.get(record.id) == record.updated_at:
+            return True
+        asked = self._assignment.precision
+        held = other_precision(self._database, record.id, self._assignment.device, asked)
+        if held is None:
+            return False
+        if record.id not in self._declined:
+            self._tell(f"{record.name} is computed in {held}: left to workers that don't ask for {asked}")
+        self._declined[record.id] = record.updated_at
+        return True
 
     def _rest(self, record: ExperimentRecord, seconds: float) -> None:
         self._not_before[record.id] = self._clock() + seconds

@@ -41,6 +41,24 @@ def check_precision(database: Database, experiment: str, asked: str) -> None:
         )
 
 
+def other_precision(database: Database, experiment_id: int, device: str, asked: str) -> str | None:
+    """In what an experiment's trials are computed on such a device, where that is not what is asked for.
+
+    None where it is, where nobody has decided yet, and of a device that is not there.
+    """
+    if asked == "auto":
+        return None
+    from objectives.base import ObjectiveError
+    from objectives.devices import kind_of_device, resolve_device
+
+    try:
+        kind = kind_of_device(resolve_device(device))
+    except ObjectiveError:
+        return None
+    held = Programs(database).precisions(experiment_id).get(kind)
+    return None if held == asked else held
+
+
 def held_precision(choices: Choices | None, device: str, asked: str = "auto") -> Precision:
     """What trials on this device are computed in; what is asked for, if nobody has asked before.
 
