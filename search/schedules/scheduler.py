@@ -54,6 +54,8 @@ class Scheduler:
         self._say = say
         self._names = names
         self._next: datetime | None = None
+        self._ended = False
+        """Something ended in the last `tick`: what waits for its turn is not to wait for more."""
         self._unreadable: set[int] = set()
 
     def tick(self) -> None:
@@ -82,7 +84,7 @@ class Scheduler:
 
     def wait_seconds(self) -> float:
         """How long nothing needs to be done."""
-        if self.running:
+        if self.running or self._ended:
             return BUSY_SECONDS
         if self._next is None:
             return IDLE_SECONDS
@@ -104,9 +106,11 @@ class Scheduler:
         self._look()
 
     def _look(self) -> None:
+        before = len(self.running)
         for id, run in list(self.running.items()):
             if run.look() is not None:
                 del self.running[id]
+        self._ended = len(self.running) < before
 
     def _claim(self, schedule: ScheduleRecord) -> None:
         firing = self._schedules.claim(schedule.id, runner_name())

@@ -151,6 +151,22 @@ def test_it_sleeps_until_the_next_firing_but_not_long(database: Database) -> Non
     assert bench.scheduler.wait_seconds() == BUSY_SECONDS
 
 
+def test_what_waits_for_its_turn_is_begun_soon(database: Database) -> None:
+    bench = Bench(database, overlap="queue")
+    bench.tick(seconds=31)
+    bench.tick(seconds=60)
+    bench.launcher.ends()
+    bench.tick()
+    assert bench.states() == ["finished", "queued"]
+    assert bench.scheduler.wait_seconds() == BUSY_SECONDS
+    bench.tick()
+    assert bench.states() == ["finished", "running"]
+    bench.launcher.ends()
+    bench.tick()
+    bench.tick()
+    assert bench.scheduler.wait_seconds() == IDLE_SECONDS, "nothing waits any more"
+
+
 def test_leaving_gives_everything_back(database: Database) -> None:
     bench = Bench(database)
     bench.tick(seconds=31)
