@@ -101,13 +101,16 @@ def _verdict(
             "that is no evidence of equality."
         )
     elif silent:
-        names = "; ".join(_apart(result, rules, numbers=len(silent) <= MOST_NUMBERS) for result in silent)
+        numbers = len(silent) <= MOST_NUMBERS
+        names = (", nor between " if numbers else "; ").join(
+            _apart(result, rules, numbers=numbers) for result in silent
+        )
         said.append(f"No difference was found between {names}; that is no evidence of equality.")
     return " ".join(said)
 
 
 def _apart(result: PairResult, rules: Rules, *, numbers: bool) -> str:
-    """`tpe and random (+0.3 points, 95 % interval -0.9 to +1.3, p = 0.557)`, first less second."""
+    """`tpe and random (+0.3 points, 95 % interval -0.9 to +1.3, p (Holm) = 0.557)`, first less second."""
     names = f"{result.first} and {result.second}"
     found = result.difference
     if not numbers or found is None or found.low is None or found.high is None:
@@ -116,7 +119,7 @@ def _apart(result: PairResult, rules: Rules, *, numbers: bool) -> str:
     amount = f"{wording.signed(found.estimate, found, rules.scale)} {rules.unit}".rstrip()
     said = f"{amount}, {100 * found.level:g} % interval {low} to {high}"
     if result.holm_p is not None:
-        said += f", {wording.p_in_words(result.holm_p)}"
+        said += f", {wording.p_in_words(result.holm_p, 'p (Holm)')}"
     return f"{names} ({said})"
 
 
@@ -178,12 +181,15 @@ def _not_shown(
             "How good the winners are: their values were selected among many, and not all were trained again "
             f"with fresh seeds{'' if comparison.is_function else ' and scored on the test set'}."
         )
-    if primary.kind == "retrained" and unequal_epochs and declared:
+    late = primary.beyond if declared and primary.common is not None else ()
+    # Of late winners the same is said, on the declared axis.
+    said_below = late and primary.axis == "epochs"
+    if primary.kind == "retrained" and unequal_epochs and declared and not said_below:
         said.append(
             "What winners are worth at equal epochs: before they were retrained, methods spent different "
             "amounts."
         )
-    if primary.beyond and primary.common is not None and declared:
+    if late and primary.common is not None:
         said.append(
             f"What winners are worth at equal {primary.axis}: {len(primary.beyond)} of {primary.ranked} were "
             f"found after the {in_words(primary.axis, primary.common)} that all studies have."

@@ -43,7 +43,8 @@ class MethodEfficiency:
     survival: Survival
     """Kaplan and Meier's estimate, with the median time; the median is None if fewer than half did."""
     speed_up: SpeedUp | None
-    """Random search's budget for the method's final median, over the method's; None for random itself."""
+    """Random search's budget for the same median, over the method's, at the final median of whichever of the
+    two ended lower; None for random itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,5 +128,11 @@ def _speed_up(
     if traces is None:
         return None
     return speed_up_over_random(
-        [finals[r] for r in both], traces, budget, direction, paired=True, resamples=resamples
+        [finals[r] for r in both],
+        traces,
+        budget,
+        direction,
+        paired=True,
+        method=align([method.curves[r].until(budget) for r in both]),
+        resamples=resamples,
     )

@@ -132,7 +132,7 @@ def render_page(template: str, figures: Sequence[Figure], **values: object) -> s
 
     environment = template_environment(autoescape=True, finalize=None)
     environment.globals |= {"series": series, "is_table": lambda block: isinstance(block, Table)}
-    environment.filters["tied"] = tied
+    environment.filters |= {"tied": tied, "breakable": breakable}
     # The parser ends a script at the first `</script`, wherever it stands.
     plotly = get_plotlyjs().replace("</script", "<\\/script")
     script = _template_file("report.js")
@@ -143,8 +143,8 @@ def render_page(template: str, figures: Sequence[Figure], **values: object) -> s
             {f"{figure.key}-{k}": panel.plot for figure in figures for k, panel in enumerate(figure.panels)}
         ),
         plotly=Markup(plotly),  # noqa: S704  a library's file, and our own two below
-        script=Markup(script),  # noqa: S704
-        style=Markup(_template_file("report.css")),  # noqa: S704
+        script=Markup(script),  # noqa: S704  our own
+        style=Markup(_template_file("report.css")),  # noqa: S704  our own
         policy=content_security_policy([plotly, script]),
         **values,
     )
@@ -174,6 +174,11 @@ def sections_of(contents: Contents, analysis: Analysis) -> tuple[Section, ...]:
 def tied(text: str) -> str:
     """The text with numbers kept on one line with their percent sign, and `n =` with its number."""
     return text.replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
+
+
+def breakable(name: str) -> Markup:
+    """A name, escaped, that a narrow screen breaks after its underscores and not within its words."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def content_security_policy(scripts: Iterable[str]) -> str:

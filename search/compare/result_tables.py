@@ -240,9 +240,9 @@ def efficiency(comparison: Comparison, analysis: Analysis) -> Table:
         title="How soon the target is reached",
         caption=(
             f"{found.text}{target} Expected: budget spent by all replicates per success. Median: Kaplan and "
-            "Meier's; > where fewer than half reached it. Speed-up: random search's budget for the method's "
-            f"final median {comparison.metric}, over the method's; at least so much where random search did "
-            "not get there, at most so much where its first value was already as good."
+            "Meier's; > where fewer than half reached it. Speed-up: random search's budget for the same "
+            f"median {comparison.metric}, over the method's, at the final median of whichever of the two "
+            "ended worse; at least or at most so much where the first value was already as good."
         ),
         columns=(
             left("axis", "budget"),

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 DRAWN = "html[data-drawn]"
+LONG_NAMES = (
+    "cross_entropy",
+    "binary_cross_entropy",
+    "mse",
+    "hinge",
+    "multiclass_hinge",
+    "squared_multiclass_hinge",
+)
 EVIL = """<script>document.title="taken"</script>"><img src=x onerror="document.title='taken'">"""
 
 
@@ -106,6 +114,26 @@ def test_figures_are_unfolded_into_tables_by_keyboard(watched: Watched, tmp_path
     assert fold.get_by_role("rowheader").all_text_contents() == ["grid", "random", "tpe"]
     assert fold.get_by_role("link").get_attribute("href") == "report-data/scores.csv"
     assert (tmp_path / "report-data" / "scores.csv").exists()
+
+
+def test_levels_with_long_names_are_all_named(watched: Watched, tmp_path: Path) -> None:
+    """Plotly leaves out labels that would cross the drawing's border."""
+    losses = list(LONG_NAMES)
+    studies = [
+        study(
+            method,
+            replicate,
+            [trial(n, n / 60, params={"loss": losses[n % 6], "lambda": n / 60}) for n in range(60)],
+        )
+        for method in ("random", "tpe")
+        for replicate in range(2)
+    ]
+    space = {"loss": {"values": losses}, "lambda": {"low": 0.0, "high": 1.0}}
+    found = comparison(studies, spec={"methods": {"random": {}, "tpe": {}}, "space": space})
+    opened(watched, write_report(found, tmp_path).html)
+    all_drawn(watched.page)
+    plot = watched.page.locator('[data-plot^="dependence"]', has=watched.page.get_by_text("squared_multi"))
+    expect(plot.locator(".xtick text").filter(visible=True)).to_have_count(6)
 
 
 def test_strings_of_users_are_text(watched: Watched, tmp_path: Path) -> None:

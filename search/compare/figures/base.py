@@ -30,6 +30,9 @@ SERIES = 6
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "diamond", "square", "triangle-up", "x", "cross")
 
+MOST_LETTERS = 44
+"""Of the names of levels that stand side by side below a drawing of half the page's width."""
+
 DIGITS = 6
 """Significant digits of numbers in the page; the CSV files hold them in full."""
 
@@ -206,6 +209,9 @@ def space_axis(of: SpaceAxis, **settings: object) -> Json:
     if of.categorical:
         names = [short(label(level), 14) for level in of.levels]
         ticks: Json = {"tickvals": list(range(len(names))), "ticktext": names}
+        if sum(map(len, names)) > MOST_LETTERS:
+            # Turned so that the last one ends at its tick: plotly leaves out what would cross the border.
+            ticks["tickangle"] = -30
         return axis("", showgrid=False, range=[-0.6, len(names) - 0.4], **ticks | settings)
     low, high = of.place(of.low), of.place(of.high)
     margin = 0.04 * (high - low)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from search.compare import cells
@@ -27,7 +29,7 @@ from search.compare.figures.base import (
     trace,
 )
 from search.compare.learned.arm import Arm
-from search.compare.learned.dependence import Bin, Dependence
+from search.compare.learned.dependence import FOR_A_DECILE, Bin, Dependence
 from search.compare.learned.learn import NO_ARM, source
 from search.compare.space import SpaceAxis, as_number, named
 from search.compare.tables import Cell, Table, Value
@@ -61,8 +63,8 @@ def dependence_figure(material: Material) -> Figure | Omitted:
         caption=(
             f"From {source(arm)}. Dots: {dots}; solid: mean of all trials with its 95 % interval over "
             "replicates (the partial dependence, since random search draws each dimension independently); "
-            f"dashed: what the best tenth reach ({material.better}). Axes may leave out the worst fifth of "
-            "the trials; double-click shows all."
+            f"dashed: what the best tenth reach ({material.better}), if there are {FOR_A_DECILE} trials or "
+            "more. Axes may leave out the worst fifth of the trials; double-click shows all."
             + (f" {counted(rest, 'further dimension')} in the CSV file only." if rest else "")
         ),
         panels=tuple(_panel(material, arm, one) for one in drawn),
@@ -174,12 +176,12 @@ def _lines(found: Dependence) -> list[Json]:
         hovertemplate="mean %{y:.4g} of %{customdata[1]} trials<br>%{customdata[0]}<extra></extra>",
         **bars,
     )
-    tenth = [(place, b) for place, (_, b) in zip(x, kept, strict=True) if b.decile is not None]
+    # A range of too few trials has none: the line breaks there, and tells nothing of it.
     decile = trace(
         mode=mode,
-        x=[place for place, _ in tenth],
-        y=rounded(b.decile or 0.0 for _, b in tenth),
-        customdata=[b.part for _, b in tenth],
+        x=x,
+        y=rounded(math.nan if b.decile is None else b.decile for _, b in kept),
+        customdata=[b.part for _, b in kept],
         line={"color": "var(--text)", "width": 1.6, "dash": "dash"},
         marker={"color": "var(--text)", "size": 11 if one.categorical else 7, "symbol": symbol},
         hovertemplate="the best tenth reach %{y:.4g}<br>%{customdata}<extra></extra>",

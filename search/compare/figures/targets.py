@@ -70,7 +70,8 @@ def target_figure(material: Material) -> Figure | Omitted:
         table=table(
             KEY,
             TITLE,
-            f"{found.text} Worth of one: random search's budget for the same median, over the method's.",
+            f"{found.text} Worth of one: random search's budget for the same median, over the method's, at "
+            "the final median of whichever of the two ended worse.",
             [
                 ("method", "method"),
                 ("axis", "budget"),
@@ -95,7 +96,11 @@ def _worth(axes: list[AxisEfficiency]) -> str:
         for one in (() if of_trials is None else of_trials.methods)
         if one.speed_up is not None
     ]
-    return f" What a trial is worth in random ones, for the same median: {'; '.join(told)}." if told else ""
+    return (
+        f" What a trial is worth in random ones, for the same median at the end: {'; '.join(told)}."
+        if told
+        else ""
+    )
 
 
 def _panel(material: Material, entry: AxisEfficiency) -> Panel:

@@ -69,7 +69,7 @@ def effect_of(arm: Arm, *axes: SpaceAxis, beside: SpaceAxis | None = None) -> Ef
     columns = [arm.parts(axis) for axis in axes]
     cells = [(k,) for k in range(len(axes[0].parts))]
     if len(axes) == 2:
-        cells = [(i, k) for i in range(len(axes[0].parts)) for k in range(len(axes[1].parts))]  # type: ignore[misc]
+        cells = [(i, k) for i in range(len(axes[0].parts)) for k in range(len(axes[1].parts))]  # type: ignore[misc]  # pairs here, singles above
     members = [
         np.flatnonzero(np.all([column == k for column, k in zip(columns, cell, strict=True)], axis=0))
         for cell in cells

@@ -58,6 +58,11 @@ class StepCurve:
             return None
         return number(self.values[np.searchsorted(self.positions, position, side="right") - 1])
 
+    def until(self, position: float) -> StepCurve:
+        """The curve up to a position at which it has a value, as if the study had ended there."""
+        kept = self.positions <= position
+        return StepCurve(self.positions[kept], self.values[kept], min(position, self.end))
+
     def reached(self, target: float, direction: Direction) -> float | None:
         """The budget at which the curve is first as good as the target; None if it never is."""
         good = self.values >= target if direction == "maximize" else self.values <= target

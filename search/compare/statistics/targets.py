@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -124,7 +124,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class SpeedUp:
-    """How many random trials one of the method's trials is worth, at the method's budget."""
+    """How many random trials one of the method's trials is worth."""
 
     ratio: Ratio
     low: Ratio | None
@@ -153,52 +153,74 @@ def speed_up_over_random(
     direction: Direction,
     *,
     paired: bool,
+    method: Traces | None = None,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> SpeedUp:
     """The budget at which random's median trace is as good as the method's median at `budget`, over `budget`.
 
-    `random` holds random search's traces on the same axis, as far as they were run: the further
-    (4 to 10 budgets), the larger a ratio can be told; beyond that it is "at least ×x". A ratio below 1
-    says that random search was faster. If random's first position is already as good, the ratio is at
-    most that position's. `paired`: row r of the traces is the method's replicate r, and
-    both are resampled together; else each by itself.
+    `random` holds random search's traces on the same axis, as far as they were run. A ratio below 1 says
+    that random search was faster. Where random never gets so far, as in a run of equal budgets, the same is
+    asked of random's own final median: its budget, over the one at which the median trace of `method` is as
+    good. Without `method`'s traces, of the same studies as the final values, it is "at least ×x", with x the
+    budgets that random was run for. What a method's first position has already is told as a bound as well:
+    the ratio is "at most" random's first position over `budget`, or "at least" its last one over the
+    method's first. `paired`: row r of the traces is the method's replicate r, and both are resampled
+    together; else each by itself.
 
-    Raises ValueError for NaN, a budget that isn't positive, and paired rows that don't match.
+    Raises ValueError for NaN, a budget that isn't positive, and rows that don't match.
     """
     final = larger_is_better(finite(method_final_R, "final values"), direction)
     traces = larger_is_better(random.values, direction)
+    own = None if method is None else larger_is_better(method.values, direction)
     if not 0 < budget < np.inf:
         raise ValueError(f"A budget is positive and finite, not {budget}.")
-    if (np.diff(traces, axis=1) < 0).any():
-        raise ValueError("Random search's traces must be best so far.")
+    if any((np.diff(values, axis=1) < 0).any() for values in (traces, own) if values is not None):
+        raise ValueError("Traces must be best so far.")
     if paired and final.size != random.replicates:
         raise ValueError(f"Paired replicates must be as many: {final.size} and {random.replicates}.")
+    if own is not None and not np.array_equal(own[:, -1], final):
+        raise ValueError("The method's traces must end at its final values.")
     # In an order of their own, so that naming another replicate the first changes nothing.
-    order = np.lexsort((*traces.T, final)) if paired else np.lexsort(traces.T)
-    traces, final = traces[order], final[order] if paired else np.sort(final)
+    keys = [] if own is None else [*own.T]
+    order = np.lexsort((*traces.T, *keys, final)) if paired else np.lexsort(traces.T)
+    order_of_final = order if paired else np.lexsort((*keys, final))
+    traces, final = traces[order], final[order_of_final]
+    own = None if own is None else own[order_of_final]
 
-    def ratios(rows_of_final: NDArray[np.intp], rows_of_random: NDArray[np.intp]) -> FloatArray:
+    def ratios(
+        rows_of_final: NDArray[np.intp], rows_of_random: NDArray[np.intp]
+    ) -> tuple[FloatArray, NDArray[np.str_]]:
+        """Per resample, the ratio and how it is known; infinite where nothing but a bound is known."""
         found = _first_as_good(np.median(final[rows_of_final], axis=1), traces, rows_of_random)
-        return np.append(random.axis, np.inf)[found] / budget
+        values = np.append(random.axis, np.inf)[found] / budget
+        bounds = np.where(found == 0, "at_most", np.where(np.isinf(values), "at_least", "exact"))
+        beyond = np.isinf(values)
+        if method is not None and own is not None and beyond.any():
+            ends = np.median(traces[rows_of_random[beyond], -1], axis=1)
+            first = _first_as_good(ends, own, rows_of_final[beyond])
+            values[beyond] = random.axis[-1] / method.axis[first]
+            bounds[beyond] = np.where(first == 0, "at_least", "exact")
+        return values, bounds
 
-    first, last = number(random.axis[0]) / budget, number(random.axis[-1]) / budget
+    def told(ratio: float, bound: str) -> Ratio:
+        if np.isinf(ratio):
+            return Ratio(number(random.axis[-1]) / budget, "at_least")
+        return Ratio(ratio, cast("Bound", bound))
 
-    def told(ratio: float) -> Ratio:
-        if ratio > last:
-            return Ratio(last, "at_least")
-        return Ratio(ratio, "at_most" if ratio <= first else "exact")
-
-    estimate = told(number(ratios(np.arange(final.size)[None], np.arange(random.replicates)[None])[0]))
+    (value,), (bound,) = ratios(np.arange(final.size)[None], np.arange(random.replicates)[None])
+    estimate = told(number(value), str(bound))
     if min(final.size, random.replicates) == 1:
         return SpeedUp(estimate, None, None, level)
     generator = np.random.default_rng(seed)
     of_random = generator.integers(random.replicates, size=(resamples, random.replicates))
     of_final = of_random if paired else generator.integers(final.size, size=(resamples, final.size))
+    values, bounds = ratios(of_final, of_random)
     # No interpolation: between a number and infinity there is nothing.
-    ends = np.quantile(ratios(of_final, of_random), ((1 - level) / 2, (1 + level) / 2), method="inverted_cdf")
-    return SpeedUp(estimate, told(number(ends[0])), told(number(ends[1])), level)
+    low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2), method="inverted_cdf")
+    ends = [told(number(end), str(bounds[np.argmax(values == end)])) for end in (low, high)]
+    return SpeedUp(estimate, ends[0], ends[1], level)
 
 
 def _first_as_good(

@@ -155,9 +155,9 @@ def _margin(rules: Rules) -> str:
     return f"{rules.smallest_difference * rules.scale:.3g} {rules.unit}".rstrip()
 
 
-def p_in_words(p_value: float) -> str:
+def p_in_words(p_value: float, name: str = "p") -> str:
     """`p = 0.012`, `p < 0.001`."""
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    return f"{name} < 0.001" if p_value < 0.001 else f"{name} = {p_value:.3f}"
 
 
 def _size_note(result: PairResult, rules: Rules) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from search.compare.analysis import analyse
@@ -67,31 +69,46 @@ def test_a_target_never_reached_is_censored_and_printed_so() -> None:
     assert texts[2:5] == ["0 of 3", "> 12", "> 4"]
 
 
-def test_speed_over_random_is_censored_where_random_never_got_there() -> None:
-    speed = on("trials", "tpe", three_replicates([[0.1, 0.5, 0.9, 0.9]] * 3, RANDOM)).speed_up
+@pytest.mark.parametrize(("axis", "direction"), [("trials", 1), ("epochs", 1), ("trials", -1)])
+def test_speed_over_random_of_a_faster_method_is_told_at_randoms_end(axis: str, direction: int) -> None:
+    """Random's median is 0.5 after its four trials; the method has it after two."""
+
+    def turned(of_method: list[list[float]]) -> list[list[float]]:
+        return [[direction * value for value in values] for values in of_method]
+
+    found = three_replicates(turned([[0.1, 0.5, 0.9, 0.9]] * 3), turned(RANDOM))
+    if direction < 0:
+        found = replace(found, direction="minimize")
+    speed = on(axis, "tpe", found).speed_up
     assert speed is not None
-    assert str(speed.ratio) == "at least ×1"
+    assert speed.ratio == Ratio(2.0)
+
+
+def test_a_first_value_that_is_better_than_randoms_end_is_a_bound() -> None:
+    speed = on("trials", "tpe", three_replicates([[0.7, 0.9, 0.9, 0.9]] * 3, RANDOM)).speed_up
+    assert speed is not None
+    assert str(speed) == "at least ×4"
 
 
 def test_a_speed_that_is_only_a_bound_is_never_printed_as_a_number() -> None:
     """In the table, in its data file, in the document, in the figure, the Markdown and the page."""
-    found = three_replicates([[0.1, 0.5, 0.9, 0.9]] * 3, RANDOM)
+    found = three_replicates([[0.7, 0.9, 0.9, 0.9]] * 3, RANDOM)
     analysis = analyse(found, resamples=200)
     contents = contents_of(found, analysis)
     (table,) = [t for t in contents.tables if t.key == "efficiency"]
     ratio, interval = table.rows[1][-2:]
-    assert (ratio.value, ratio.text, interval.text) == (None, "at least ×1", "at least ×1")
+    assert (ratio.value, ratio.text, interval.text) == (None, "at least ×4", "at least ×4")
     data = contents_data(contents.figures, contents.tables)["table-efficiency"]
     row = dict(zip(data.columns, data.rows[1], strict=True))
-    assert (row["speed_up"], row["speed_up.at_least"], row["speed_up_interval.low_at_least"]) == (None, 1, 1)
+    assert (row["speed_up"], row["speed_up.at_least"], row["speed_up_interval.low_at_least"]) == (None, 4, 4)
     body = document(found, analysis, contents.tables)
     told = body["efficiency"]["methods"][1]["speed_up"]  # type: ignore[index]
-    assert (told["ratio"]["bound"], told["text"]) == ("at_least", "at least ×1")
-    assert "at least ×1" in render_markdown(found, analysis)
-    assert "at least ×1" in render_html(found, analysis, contents)
+    assert (told["ratio"]["bound"], told["text"]) == ("at_least", "at least ×4")
+    assert "at least ×4" in render_markdown(found, analysis)
+    assert "at least ×4" in render_html(found, analysis, contents)
     (figure,) = [f for f in contents.figures if f.key == "time-to-target"]
-    assert "tpe at least ×1." in figure.caption
-    assert "at least ×1" in [cell.text for cell in figure.table.rows[1]]
+    assert "tpe at least ×4." in figure.caption
+    assert "at least ×4" in [cell.text for cell in figure.table.rows[1]]
 
 
 def test_speed_over_random_of_a_slower_method() -> None:

@@ -12,7 +12,7 @@ from search.compare.analysis import analyse
 from search.compare.base import Comparison
 from search.compare.contents import contents_of
 from search.compare.figures.registry import FIGURES
-from search.compare.page import SECTIONS, render_html, sections_of, tied
+from search.compare.page import SECTIONS, breakable, render_html, sections_of, tied
 from search.compare.report_tables import TABLES
 from tests.contracts.comparison_values import comparison, study, trial
 from tests.contracts.simulated_experiment import simulated
@@ -150,3 +150,14 @@ def test_long_tables_are_folded() -> None:
 
 def test_numbers_stay_with_their_signs() -> None:
     assert tied("95 % of n = 3") == "95\u00a0% of n\u00a0=\u00a03"
+
+
+def test_what_is_not_shown_is_unfolded_beside_the_verdict() -> None:
+    verdict = page().split('id="verdict"')[1].split("</section>")[0]
+    assert "<details open><summary>What this doesn't show</summary>" in verdict
+
+
+def test_a_name_breaks_after_its_underscores() -> None:
+    assert breakable("a_b<c") == "a_<wbr>b&lt;c"
+    found = comparison([study("a", 0, [trial(0, 0.5)])], experiment="of_two")
+    assert Outline(page_of(found)).headings[0] == (1, "of_two")

@@ -164,7 +164,7 @@ def test_readings_of_something_else_do_not_count(lacking: str) -> None:
     assert primary.missing == ("digits/tpe/0",)
 
 
-def unequal() -> Comparison:
+def unequal(axis: str = "trials") -> Comparison:
     """A grid of 2 trials, and random searches of 3, whose winners are the second trial and the third."""
     studies = [
         *(study("grid", r, [trial(0, 0.5), trial(1, 0.6)]) for r in range(2)),
@@ -175,7 +175,8 @@ def unequal() -> Comparison:
         *retraining(studies[0], 1, [0.5]), *retraining(studies[1], 1, [0.5]),
         *retraining(studies[2], 1, [0.8]), *retraining(studies[3], 2, [0.8]),
     ]  # fmt: skip
-    settings = {"pruner": {"name": "none"}, "comparison": {"retrain": {"seeds": 1}}}
+    pruner = "none" if axis == "trials" else "median"
+    settings = {"pruner": {"name": pruner}, "comparison": {"axis": axis, "retrain": {"seeds": 1}}}
     return comparison(studies, readings=readings, spec=settings)
 
 
@@ -190,6 +191,13 @@ def test_winners_that_longer_studies_found_later_are_counted_and_named() -> None
     assert any("equal trials: 1 of 4" in sentence for sentence in found.conclusion.not_shown)
     searched = analysed(replace(unequal(), readings=()))
     assert searched.primary.beyond == ()
+
+
+@pytest.mark.parametrize("axis", ["trials", "epochs"])
+def test_what_winners_are_worth_at_equal_epochs_is_left_open_in_one_sentence(axis: str) -> None:
+    said = analysed(unequal(axis)).conclusion.not_shown
+    [sentence] = [one for one in said if "at equal epochs" in one]
+    assert ("1 of 4" in sentence) == (axis == "epochs")
 
 
 def test_many_names_are_counted() -> None:

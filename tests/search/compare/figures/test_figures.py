@@ -230,3 +230,19 @@ def test_figures_are_the_same_each_time() -> None:
     found = simulated(replicates=3, trials=20, pruned=True)
     first, second = (figures_of(Material(found, analyse(found, resamples=100))) for _ in range(2))
     assert first == second
+
+
+def test_the_line_of_the_best_tenth_breaks_where_trials_are_too_few() -> None:
+    """Forty trials at either end of the range, and two between."""
+    places = [0.01 + 0.001 * k for k in range(20)] + [0.5, 0.51] + [0.95 + 0.001 * k for k in range(20)]
+    studies = [
+        study("random", r, [trial(k, 0.1 + 0.01 * k, params={"x": x}) for k, x in enumerate(places)])
+        for r in range(2)
+    ]
+    found = comparison(studies, spec={"methods": {"random": {}}, "space": {"x": {"low": 0.0, "high": 1.0}}})
+    made = FIGURES["dependence"](Material(found, analyse(found, resamples=100)))
+    assert isinstance(made, Figure)
+    mean, tenth = made.panels[0].plot["data"][-2:]  # type: ignore[index]
+    assert tenth["x"] == mean["x"]
+    assert [y is None for y in tenth["y"]] == [False, True, False]
+    assert None not in mean["y"]

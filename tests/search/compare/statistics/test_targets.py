@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -122,6 +124,75 @@ def test_what_random_has_from_its_first_position_is_told_as_a_bound_from_above()
     assert second.ratio == Ratio(0.2), "the second position is known exactly"
 
 
+def faster(times: float) -> Traces:
+    """A method that is random search with so many of its trials for each of its own, for 10 trials."""
+    return Traces(AXIS[:10], 0.01 * times * AXIS[None, :10].repeat(3, axis=0))
+
+
+def test_a_faster_method_is_judged_at_randoms_end_where_random_was_run_no_longer() -> None:
+    """Random has 0.1 after its 10 trials, the method after 4; at its own end nobody knows random's time."""
+    short = Traces(AXIS[:10], linear(3).values[:, :10])
+    method = faster(2.5)
+    final = method.values[:, -1]
+    found = speed_up_over_random(final, short, 10, "maximize", paired=True, method=method, resamples=99)
+    assert found.ratio == found.low == found.high == Ratio(2.5)
+    alone = speed_up_over_random(final, short, 10, "maximize", paired=True, resamples=99)
+    assert str(alone) == "at least ×1"
+    longer = speed_up_over_random(final, linear(3), 10, "maximize", paired=True, method=method, resamples=99)
+    assert longer.ratio == Ratio(2.5), "random's own time for the method's end, where that is known"
+    mirrored = Traces(AXIS[:10], -short.values), Traces(AXIS[:10], -method.values)
+    assert (
+        speed_up_over_random(
+            -final, mirrored[0], 10, "minimize", paired=True, method=mirrored[1], resamples=99
+        )
+        == found
+    )
+
+
+def test_a_method_whose_first_trial_beats_randoms_end_is_worth_at_least_that() -> None:
+    short, method = Traces(AXIS[:10], linear(3).values[:, :10]), faster(20)
+    found = speed_up_over_random(
+        method.values[:, -1], short, 10, "maximize", paired=False, method=method, resamples=99
+    )
+    assert (found.ratio, found.low, found.high) == (Ratio(10.0, "at_least"),) * 3
+
+
+def test_naming_another_replicate_the_first_changes_no_interval_at_randoms_end() -> None:
+    rng = np.random.default_rng(6)
+    random, method = (
+        Traces(AXIS[:12], np.maximum.accumulate(rng.normal(shift, 1, size=(9, 12)), axis=1))
+        for shift in (0.0, 0.5)
+    )
+    order = rng.permutation(9)
+
+    def told(rows: Sequence[int], paired: bool) -> SpeedUp:
+        one = Traces(AXIS[:12], method.values[rows])
+        other = Traces(AXIS[:12], random.values[rows])
+        return speed_up_over_random(
+            one.values[:, -1], other, 12, "maximize", paired=paired, method=one, resamples=199
+        )
+
+    for paired in (True, False):
+        first = told(range(9), paired)
+        assert first == told(order.tolist(), paired)
+        assert first.low is not None
+        assert first.high is not None
+        assert first.low.value < first.ratio.value < first.high.value
+
+
+def test_unpaired_sides_may_have_other_numbers_of_replicates() -> None:
+    """Each side is resampled by itself, also where the method's own traces are asked."""
+    short = Traces(AXIS[:10], linear(9, 0.005).values[:, :10])
+    method = faster(2.5)
+    found = speed_up_over_random(
+        method.values[:, -1], short, 10, "maximize", paired=False, method=method, resamples=199
+    )
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low.value <= found.ratio.value <= found.high.value
+    assert found.low.value < found.high.value
+
+
 def test_an_interval_may_be_censored_at_one_end_only() -> None:
     final = 0.4 + 0.03 * np.random.default_rng(3).normal(size=15)
     found = speed_up_over_random(final, linear(15, 0.02), 10, "maximize", paired=False, resamples=999)
@@ -181,5 +252,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
         speed_up_over_random([0.1], linear(2), 10, "maximize", paired=True)
     with pytest.raises(ValueError, match="budget"):
         speed_up_over_random([0.1], linear(1), 0, "maximize", paired=True)
+    with pytest.raises(ValueError, match="must end at"):
+        speed_up_over_random([0.1], linear(1), 10, "maximize", paired=True, method=linear(1))
     with pytest.raises(ValueError, match="best so far"):
         speed_up_over_random([0.1], linear(1), 10, "minimize", paired=True)
