@@ -16,7 +16,7 @@ backward of 8 rows of 32 images, kernels of 3×3 (torch 2.13, EPYC with AVX-512,
     32 → 64, 15×15        55       71       98
     3 → 32, 32×32         17       48       52
 
-Only those are here that were measured against each other somewhere; a kernel of our own isn't among them.
+`triton` is not in the table: it runs on GPUs alone, and none was at hand to time it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from objectives.fused.products import aligned, begins_lines, into, products, room
+from objectives.fused.triton_convolutions import by_triton, takes_triton
 from objectives.models import InputShape
 
 MOST_PLACES = 9
@@ -346,5 +347,6 @@ CONVOLUTIONS: Mapping[str, Backend] = {
     "hybrid": Backend(_hybrid, _in_windows),
     "im2col": Backend(_im2col, _in_windows),
     "grouped_mm": Backend(_grouped_mm, _takes_grouped_mm),
+    "triton": Backend(by_triton, takes_triton),
 }
 """Name → backend. The first takes every convolution that there is."""

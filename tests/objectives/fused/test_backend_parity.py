@@ -39,7 +39,7 @@ def one_thread() -> object:
         yield
 
 
-@pytest.fixture(params=[name for name in CONVOLUTIONS if name != "grouped_mm"], autouse=True)
+@pytest.fixture(params=[name for name in CONVOLUTIONS if name not in {"grouped_mm", "triton"}], autouse=True)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Computes all convolutions that it is offered for."""
     name: str = request.param

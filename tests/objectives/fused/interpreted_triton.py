@@ -1,0 +1,162 @@
+"""What the Triton kernels compute, in Triton's interpreter: run by `test_triton_convolutions.py`.
+
+The interpreter has to be chosen before Triton is imported, and then holds for the whole process: so these
+tests are no part of the others' process, and are found by whoever names this file alone. The interpreter
+computes each block of a kernel with NumPy, in float32 also where a GPU multiplies in TF32 or bfloat16.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import time
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from objectives.devices import reproducible
+from objectives.fused import backends, program, triton_convolutions
+from objectives.fused.backends import fastest, setting_of
+from objectives.fused.convolutions import CONVOLUTIONS, Shape
+from objectives.fused.memory import Sizes
+from objectives.fused.triton_convolutions import Geometry, map_out
+from tests.contracts.parity_contract import CPU, PAIRS, relative, small_cnn, tiny
+from tests.objectives.fused.test_convolutions import MODULES, ON_CPU, Drawn, name_of, shape_of
+from tests.objectives.fused.test_parity import lockstep
+
+SERVED = [
+    module for module in MODULES if module.dilation == (1, 1) and not isinstance(module.padding, str)
+] + [
+    nn.Conv2d(3, 32, 3),  # of the built-in CNN
+    nn.Conv2d(16, 32, 3, 2, padding=1, bias=False),  # of the built-in residual network
+    nn.Conv2d(66, 65, 1),  # two blocks of channels in and out, the second of each partial
+    nn.Conv2d(2, 2, 2, stride=3),  # some of the map lies under no kernel
+]
+SIDES = (7, 6)
+
+BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 6e-3}
+"""In bfloat16 results are rounded to 8 bits, by the interpreter towards zero: that alone is 3e-3 to 4e-3."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> object:
+    assert os.environ["TRITON_INTERPRET"] == "1", "run by test_triton_convolutions.py"
+    torch.manual_seed(1)
+    with reproducible(1):
+        yield
+
+
+def exactly(drawn: Drawn) -> list[Tensor]:
+    """What torch gives for the same numbers in float64."""
+    exact = Drawn(drawn.module, drawn.x_MHWRC.shape[1:3], drawn.rows, len(drawn.x_MHWRC), torch.float64)
+    for name in ("x_MHWRC", "kernel_ROHWC", "bias_RO", "dy_MHWRO"):
+        given = getattr(drawn, name)
+        setattr(exact, name, None if given is None else given.double())
+    return exact.plain()
+
+
+@pytest.mark.parametrize(
+    ("module", "dtype"),
+    [(module, torch.float32) for module in SERVED] + [(module, torch.bfloat16) for module in SERVED[:9:2]],
+    ids=lambda given: name_of(given) if isinstance(given, nn.Conv2d) else str(given),
+)
+def test_numbers_and_gradients_are_torchs_own(module: nn.Conv2d, dtype: torch.dtype) -> None:
+    setting = dataclasses.replace(ON_CPU, dtype=dtype)
+    assert CONVOLUTIONS["triton"].offered(shape_of(module, SIDES), setting)
+    drawn = Drawn(module, SIDES, 2, 5, dtype)
+    for mine, wanted in zip(drawn.run("triton", contiguous=False), exactly(drawn), strict=True):
+        assert mine.dtype == dtype
+        assert mine.shape == wanted.shape
+        assert relative(mine.double(), wanted) <= BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_kernels_gradient_over_many_places_is_added_up_in_parts(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_convolutions, "PART", 64)
+    drawn = Drawn(nn.Conv2d(3, 5, 3), (9, 9), 2, 5, dtype)  # 245 places: four parts, the last partial
+    for mine, wanted in zip(drawn.run("triton"), exactly(drawn), strict=True):
+        assert mine.dtype == dtype
+        assert relative(mine.double(), wanted) <= BOUNDS[dtype]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the rows that are sick
+@pytest.mark.parametrize(("module", "part"), [(MODULES[2], 8192), (MODULES[0], 64)], ids=str)
+def test_a_rows_numbers_depend_on_nothing_beside_it(
+    module: nn.Conv2d, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on the number of other rows, on its place, nor on what is in them: NaN and infinity stay theirs."""
+    monkeypatch.setattr(triton_convolutions, "PART", part)
+    drawn = Drawn(module, SIDES, 9, 6, torch.float32)
+    sick = drawn.of(list(range(9)))
+    for tensor in (sick.x_MHWRC, sick.dy_MHWRO):
+        tensor[:, :, :, 2], tensor[:, :, :, 3] = torch.nan, torch.inf
+    for tensor in (sick.kernel_ROHWC, sick.bias_RO):
+        assert tensor is not None
+        tensor[2], tensor[3] = torch.inf, torch.nan
+    found = []
+    for source, rows in (
+        (drawn, [0]),
+        (drawn, [2, 0, 3]),
+        (sick, [2, 0, 3]),
+        (sick, [4, 3, 5, 6, 7, 8, 2, 0]),
+    ):
+        place = rows.index(0)
+        found.append([tensor[place].clone() for tensor in source.of(rows).run("triton")])
+    assert all(tensor.isfinite().all() for tensor in found[0])
+    for these, those in itertools.pairwise(found):
+        assert all(torch.equal(one, other) for one, other in zip(these, those, strict=True))
+
+
+def test_what_begins_in_the_middle_of_a_line_is_moved() -> None:
+    """For such a tensor another kernel would be compiled; and it is the same numbers."""
+    drawn = Drawn(MODULES[0], SIDES, 2, 3, torch.float32)
+    kernel = drawn.kernel_ROHWC
+    moved = torch.empty(kernel.numel() + 1)[1:].view(kernel.shape).copy_(kernel)
+    assert moved.data_ptr() % 16
+    geometry = Geometry(2, 4, *SIDES, 3, 3, 1, 1, 0, 0)
+    x_MHWX = drawn.x_MHWRC.flatten(3)
+    expected = map_out(x_MHWX, kernel, None, geometry, "ieee")
+    assert torch.equal(map_out(x_MHWX, triton_convolutions._plain(moved), None, geometry, "ieee"), expected)
+    assert triton_convolutions._plain(moved).data_ptr() % 16 == 0
+    assert triton_convolutions._plain(kernel) is kernel
+
+
+def test_one_step_of_a_pool_has_the_plain_trainers_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def always(shape: Shape, _: str) -> str:
+        assert CONVOLUTIONS["triton"].offered(shape, ON_CPU)
+        asked.append(shape)
+        return "triton"
+
+    monkeypatch.setattr(program, "usual", always)
+    model = small_cnn(dropout=0.3, batch_norm=True)
+    starts = [tiny(number, *PAIRS[11 * number], model=model) for number in range(2)]
+    assert lockstep(starts, torch.float32, monkeypatch) <= 1e-5
+    assert len(asked) == 2
+
+
+def test_it_passes_the_trial_of_backends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Measured beside the others, with sound numbers; in the interpreter it is far too slow to be taken."""
+    seen = []
+    triton = CONVOLUTIONS["triton"]
+
+    def counted(x: Tensor, kernel: Tensor, bias: Tensor | None, module: nn.Conv2d) -> Tensor:
+        seen.append(x.dtype)
+        return triton.run(x, kernel, bias, module)
+
+    there = {**CONVOLUTIONS, "triton": dataclasses.replace(triton, run=counted)}
+    monkeypatch.setattr(backends, "CONVOLUTIONS", there)
+    monkeypatch.setattr(backends, "_found", {})
+    monkeypatch.setattr(backends, "ROUNDS", 1)
+    for dtype, precision in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
+        setting = setting_of(CPU, Sizes(slots=2, rows=2, images_per_row=4), dtype, precision)
+        assert fastest(shape_of(MODULES[0], SIDES), setting, CPU, time.thread_time) in there
+    assert set(seen) == {torch.float32, torch.bfloat16}
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
