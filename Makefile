@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-fast check lint types imports install install-dev browser lock image image-base clean
+.PHONY: demo test test-fast test-torch check lint types imports install install-dev browser lock image image-base clean
 
 demo: install  ## compare grid, random and TPE on scikit-learn's digits, on Ray workers and the embedded Postgres
 	$(BIN)/shoal db up
@@ -15,6 +15,11 @@ test: install-dev browser  ## install what is missing, run all tests, in two pro
 
 test-fast: install-dev  ## only the tests that take no more than a few seconds
 	$(BIN)/pytest -m "not slow and not ray and not browser"
+
+TORCH ?= 2.12.1
+
+test-torch: $(VENV)/torch-$(TORCH)/installed  ## the tests of training on another torch (CUDA builds take 5 GB): make test-torch TORCH=2.11.0
+	$(<D)/bin/pytest tests/objectives
 
 check: lint types imports test  ## all that CI checks
 
@@ -43,6 +48,13 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/installed-dev: $(VENV)/installed pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+# Beside the other packages of constraints.txt pip chooses the torchvision and the Triton that go with that torch.
+$(VENV)/torch-%/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m venv $(@D)
+	grep --invert-match --extended-regexp '^(torch|torchvision|triton)==' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/pip install --quiet --constraint $(@D)/constraints.txt --editable '.[dev]' torch==$*
 	@touch $@
 
 browser:  ## tests of pages need a Chromium; as root on Debian it is installed, elsewhere those tests say that they skip

@@ -13,6 +13,7 @@ it (Triton, a C compiler, room for its files) updates run operation by operation
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
@@ -125,6 +126,8 @@ class CompiledUpdates:
         import torch._dynamo  # takes a second
 
         if self._run is None:
+            # torch 2.12 takes what "eager_on_recompile" runs as it is for a mistake of ours.
+            warnings.filterwarnings("ignore", "torch.compile with fullgraph=True found no compiled frames")
             options = OPTIONS if self._backend == "inductor" else None
             self._run = torch.compile(
                 _apply, dynamic=False, fullgraph=True, backend=self._backend, options=options
