@@ -11,7 +11,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 Scalar: TypeAlias = bool | int | float | str
 """A value that a search space can hold, YAML can write and Optuna can store."""
@@ -175,6 +175,8 @@ class TrialStart:
     seed: int
     split_seed: int
     checkpoint: Path | None = None
+    carried: Carried | None = field(default=None, compare=False, repr=False)
+    """What the same engine said the trial was, in the place of `checkpoint`: that file need not be read."""
     score_test: bool = False
     """Score the trained model once on the sealed test images; for retraining what a search has chosen."""
 
@@ -264,6 +266,46 @@ class Engine(Protocol):
 
     def save(self, trial_id: int, path: Path) -> None:
         """Write the trial's state at its last epoch end, whole or not at all (write aside, rename)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateCopy:
+    """A trial's state at the end of an epoch, in the host's memory: what `Engine.save` writes, as a value."""
+
+    fingerprint: str
+    """Of the trial and its data: see `objectives.checkpoint_files.fingerprint`."""
+    report: EpochReport
+    """Of the epoch that the trial is at the end of."""
+    state: object = field(repr=False)
+    """As the engine that made it reads it. Nobody changes it."""
+    size: int
+    """Bytes that it takes."""
+
+
+class Carried:
+    """A copy of a trial's state on its way back into a slot. It is let go of by being taken.
+
+    So who keeps a `TrialStart` for as long as the trial trains doesn't keep the state it began with.
+    """
+
+    def __init__(self, copy: StateCopy) -> None:
+        self._copy: StateCopy | None = copy
+
+    def take(self) -> StateCopy | None:
+        """The copy; None if it was taken."""
+        copy, self._copy = self._copy, None
+        return copy
+
+
+@runtime_checkable
+class CopyingEngine(Protocol):
+    """What an `Engine` may do besides: go on from a copy in memory as it does from a file, to the same bits.
+
+    One that is given a copy which it can't read (another engine's, another trial's) goes by the file.
+    """
+
+    def copy_of(self, trial_id: int) -> StateCopy:
+        """The trial's state at its last epoch end. Raises `SlotError` where `Engine.save` does."""
 
 
 def derive_seed(*parts: int | str) -> int:

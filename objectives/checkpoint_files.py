@@ -138,6 +138,10 @@ class TrialFolder:
                 return place.path
         return None
 
+    def path_of(self, epoch: int, attempt: int) -> Path:
+        """Where `save` puts the file of an epoch; whether it is there is not looked at."""
+        return self._place(epoch, attempt).path
+
     def remove(self) -> None:
         """Remove everything: the trial has ended."""
         with suppress(CheckpointError):
@@ -191,12 +195,7 @@ class TrialFolder:
 
 def _is_whole(place: Place, expected: str) -> bool:
     try:
-        manifest = Manifest(**_read_manifest(place.manifest))
-        if (manifest.epoch, manifest.attempt) != (place.epoch, place.attempt):
-            raise ValueError("its manifest is of another file")  # noqa: TRY301 (told below, as damage)
-        digest, size = _digest(place.path)
-        if (manifest.sha256, manifest.size) != (digest, size):
-            raise ValueError("it is damaged, its SHA-256 is not the one it was written with")  # noqa: TRY301
+        manifest = _verified(place)
     except (OSError, ValueError, TypeError) as error:
         logger.warning("checkpoint %s can't be used: %s", place.path, error)
         return False
@@ -204,6 +203,21 @@ def _is_whole(place: Place, expected: str) -> bool:
         logger.warning("checkpoint %s is of another trial or version, it is not used", place.path)
         return False
     return True
+
+
+def _verified(place: Place) -> Manifest:
+    """The manifest of a file that is as it was written.
+
+    OSError if either can't be read; TypeError if a field is missing or unknown; ValueError if the manifest is
+    not JSON or of another file, or the file is not the one that it describes.
+    """
+    manifest = Manifest(**_read_manifest(place.manifest))
+    if (manifest.epoch, manifest.attempt) != (place.epoch, place.attempt):
+        raise ValueError("its manifest is of another file")
+    digest, size = _digest(place.path)
+    if (manifest.sha256, manifest.size) != (digest, size):
+        raise ValueError("it is damaged, its SHA-256 is not the one it was written with")
+    return manifest
 
 
 def _digest(path: Path) -> tuple[str, int]:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from objectives.base import EpochReport
 from objectives.checkpoint_files import fingerprint
 
-__all__ = ["Checkpoint", "fingerprint", "load", "save"]
+__all__ = ["Checkpoint", "fingerprint", "load", "on_host", "save", "size_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +71,7 @@ def load(path: Path, expected: str) -> Checkpoint | None:
     None, with a warning in the log, for every other file and for none.
     """
     try:
-        written = path.read_bytes()
-        body, digest = written[:-DIGEST_BYTES], written[-DIGEST_BYTES:]
-        if hashlib.sha256(body).digest() != digest:
-            raise ValueError("it is damaged, its SHA-256 is not the one it was written with")  # noqa: TRY301
+        body = _body(path.read_bytes())
         # `weights_only`: nothing in the file is executed, wherever it may come from.
         content = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
         checkpoint = Checkpoint(content["fingerprint"], EpochReport(**content["report"]), content["state"])
@@ -84,3 +82,31 @@ def load(path: Path, expected: str) -> Checkpoint | None:
         logger.warning("checkpoint %s is of another trial, this one starts anew", path)
         return None
     return checkpoint
+
+
+def _body(written: bytes) -> bytes:
+    """The bytes of a file before its digest; ValueError if that is the digest of others."""
+    body, digest = written[:-DIGEST_BYTES], written[-DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        raise ValueError("it is damaged, its SHA-256 is not the one it was written with")
+    return body
+
+
+def on_host(state: Any) -> Any:
+    """A copy of a state with its tensors in the host's memory."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {name: on_host(value) for name, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(map(on_host, state))
+    return state
+
+
+def size_of(state: Any) -> int:
+    """Bytes of the tensors of a state."""
+    if isinstance(state, Tensor):
+        return state.nbytes
+    if isinstance(state, Mapping):
+        return sum(map(size_of, state.values()))
+    return sum(map(size_of, state)) if isinstance(state, list | tuple) else 0

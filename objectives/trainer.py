@@ -19,6 +19,7 @@ from objectives.base import (
     EpochReport,
     ObjectiveError,
     SlotError,
+    StateCopy,
     Task,
     TestScore,
     TrialConfig,
@@ -112,15 +113,21 @@ class PlainEngine:
 
     def save(self, trial_id: int, path: Path) -> None:
         """As `Engine.save`; also raises `SlotError` if the trial does not stand at the end of an epoch."""
+        checkpoints.save(path, self._checkpoint(trial_id))
+
+    def copy_of(self, trial_id: int) -> StateCopy:
+        """As `CopyingEngine.copy_of`."""
+        found = self._checkpoint(trial_id)
+        state = checkpoints.on_host(found.state)
+        return StateCopy(found.fingerprint, found.report, state, checkpoints.size_of(state))
+
+    def _checkpoint(self, trial_id: int) -> checkpoints.Checkpoint:
+        """What there is to be saved, not copied."""
         slot = self._held(trial_id)
         if slot.training is None or slot.report is None or not slot.ready:
             raise SlotError(f"trial {trial_id} is not at the end of an epoch, there is nothing to save")
-        checkpoints.save(
-            path,
-            checkpoints.Checkpoint(
-                checkpoints.fingerprint(slot.start, self._task.data), slot.report, slot.training.state()
-            ),
-        )
+        kind = checkpoints.fingerprint(slot.start, self._task.data)
+        return checkpoints.Checkpoint(kind, slot.report, slot.training.state())
 
     def _test_score(self, slot: _Slot, report: EpochReport) -> TestScore | None:
         ended = report.diverged or report.epoch >= slot.start.config.epochs
@@ -145,23 +152,28 @@ class PlainEngine:
         return report
 
     def _begin(self, start: TrialStart) -> tuple[Training, EpochReport | None]:
-        """The trial as new, or as its checkpoint left it, with the report of that epoch."""
+        """The trial as new, or as it was left, with the report of that epoch."""
         data = load(self._task.data, start.split_seed, self._device)
-        training = self._new(start, data)
-        if start.checkpoint is None:
-            return training, None
+        for found in self._saved(start):
+            training = self._new(start, data)
+            try:
+                training.restore(found.state, found.report.epoch)
+            except Exception as error:  # noqa: BLE001 (torch raises almost anything for a state that doesn't fit)
+                logger.warning("what was saved does not fit the model (%s): %s", start.checkpoint, error)
+            else:
+                return training, found.report
+        return self._new(start, data), None
+
+    def _saved(self, start: TrialStart) -> Iterator[checkpoints.Checkpoint]:
+        """What the trial was: by a copy, then by its checkpoint."""
         expected = checkpoints.fingerprint(start, self._task.data)
-        found = checkpoints.load(start.checkpoint, expected)
-        if found is None:
-            return training, None
-        try:
-            training.restore(found.state, found.report.epoch)
-        except Exception as error:  # noqa: BLE001 (torch raises almost anything for a state that doesn't fit)
-            logger.warning(
-                "checkpoint %s does not fit the model, the trial starts anew: %s", start.checkpoint, error
-            )
-            return self._new(start, data), None
-        return training, found.report
+        copy = start.carried.take() if start.carried else None
+        if copy is not None and copy.fingerprint == expected and isinstance(copy.state, Mapping):
+            # An optimizer goes on with the very tensors that it is given.
+            yield checkpoints.Checkpoint(expected, copy.report, checkpoints.on_host(copy.state))
+        found = None if start.checkpoint is None else checkpoints.load(start.checkpoint, expected)
+        if found is not None:
+            yield found
 
     def _new(self, start: TrialStart, data: SearchData) -> Training:
         task = self._task

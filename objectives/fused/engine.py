@@ -19,7 +19,16 @@ from typing import TypeAlias
 from torch import nn
 
 from objectives import checkpoints
-from objectives.base import EpochEnd, SlotError, Task, TrialFailure, TrialStart, derive_seed
+from objectives.base import (
+    EpochEnd,
+    EpochReport,
+    SlotError,
+    StateCopy,
+    Task,
+    TrialFailure,
+    TrialStart,
+    derive_seed,
+)
 from objectives.choices import Choices, ChoicesError, ProgramChoice, ProgramKey
 from objectives.datasets import SearchData, load
 from objectives.devices import memory_of, prepare, reproducible
@@ -31,6 +40,7 @@ from objectives.fused.memory import IMAGES_PER_ROW, Sizes, usual_sizes
 from objectives.fused.moving import from_plain
 from objectives.fused.pool import Pool
 from objectives.fused.program import Architecture, Program, architecture, template
+from objectives.fused.state import Row
 from objectives.models import build
 from objectives.trainer import PlainEngine, failure_of
 
@@ -132,9 +142,11 @@ class FusedEngine:
 
     def save(self, trial_id: int, path: Path) -> None:
         """As `Engine.save`; also raises `SlotError` before the end of the trial's first epoch."""
-        if trial_id in self._waiting:
-            raise SlotError(f"trial {trial_id} is not at the end of an epoch, there is nothing to save")
-        self._lane(trial_id).save(trial_id, path)
+        self._at_end(trial_id).save(trial_id, path)
+
+    def copy_of(self, trial_id: int) -> StateCopy:
+        """As `CopyingEngine.copy_of`."""
+        return self._at_end(trial_id).copy_of(trial_id)
 
     @property
     def occupancy(self) -> float:
@@ -152,6 +164,12 @@ class FusedEngine:
         """Why a trial trains alone; None if it doesn't, or hasn't begun."""
         lane = self._lanes.get(trial_id)
         return lane.reason if isinstance(lane, AloneLane) else None
+
+    def _at_end(self, trial_id: int) -> Lane:
+        """The lane of a trial that has ended an epoch, as far as is known here."""
+        if trial_id in self._waiting:
+            raise SlotError(f"trial {trial_id} is not at the end of an epoch, there is nothing to save")
+        return self._lane(trial_id)
 
     def _lane(self, trial_id: int) -> Lane:
         if trial_id not in self._lanes:
@@ -302,8 +320,7 @@ class FusedEngine:
             program=program,
             allow_imports=self._task.allow_imports,
         )
-        if start.checkpoint is not None:
-            self._resume(made, model, program)
+        self._resume(made, model, program)
         lane.admit(made)
         self._join(start.trial_id, lane)
         if made.ended and made.report:
@@ -311,22 +328,34 @@ class FusedEngine:
         return None
 
     def _resume(self, made: Member, model: nn.Module, program: Program) -> None:
-        """Let a trial start from its checkpoint, if that is of any use."""
-        assert made.start.checkpoint is not None, "asked for by the caller"
-        expected = checkpoints.fingerprint(made.start, self._task.data)
-        found = checkpoints.load(made.start.checkpoint, expected)
+        """Let a trial start from what it was, if that is of any use: a copy, else its checkpoint."""
+        found = self._carried(made.start, program) or self._read(made, model, program)
         if found is None:
             return
+        made.saved, made.report = found
+        made.epoch = made.report.epoch
+        made.ended = made.report.diverged or made.epoch >= made.config.epochs
+
+    def _carried(self, start: TrialStart, program: Program) -> tuple[Row, EpochReport] | None:
+        copy = start.carried.take() if start.carried else None
+        if copy is None or copy.fingerprint != checkpoints.fingerprint(start, self._task.data):
+            return None
+        if not (isinstance(copy.state, Row) and program.state.takes(copy.state)):
+            return None
+        return copy.state, copy.report
+
+    def _read(self, made: Member, model: nn.Module, program: Program) -> tuple[Row, EpochReport] | None:
+        path = made.start.checkpoint
+        if path is None:
+            return None
+        found = checkpoints.load(path, checkpoints.fingerprint(made.start, self._task.data))
+        if found is None:
+            return None
         try:
-            made.saved = from_plain(found.state, program.state, made.config, model)
+            return from_plain(found.state, program.state, made.config, model), found.report
         except (KeyError, ValueError, RuntimeError) as error:
-            logger.warning(
-                "checkpoint %s does not fit, the trial starts anew: %s", made.start.checkpoint, error
-            )
-            return
-        made.report = found.report
-        made.epoch = found.report.epoch
-        made.ended = found.report.diverged or made.epoch >= made.config.epochs
+            logger.warning("checkpoint %s does not fit, the trial starts anew: %s", path, error)
+            return None
 
     def _join(self, trial_id: int, lane: Lane) -> None:
         """Put a trial's lane among those that take turns; it has waited no longer than the others."""

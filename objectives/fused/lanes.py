@@ -13,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from objectives import checkpoints
-from objectives.base import EpochEnd, Task, TestScore, TrialFailure, TrialStart
+from objectives.base import EpochEnd, StateCopy, Task, TestScore, TrialFailure, TrialStart
 from objectives.datasets import TestData, load_test
 from objectives.fused.member import Member
 from objectives.fused.memory import Sizes, fewer, fitting
@@ -59,6 +61,9 @@ class Lane(Protocol):
 
     def save(self, trial_id: int, path: Path) -> None:
         """As `Engine.save`, of a trial of the lane."""
+
+    def copy_of(self, trial_id: int) -> StateCopy:
+        """As `CopyingEngine.copy_of`, of a trial of the lane."""
 
 
 class PoolLane:
@@ -130,6 +135,9 @@ class PoolLane:
 
     def save(self, trial_id: int, path: Path) -> None:
         checkpoints.save(path, checkpoint_of(self._members[trial_id], self.pool, self._task))
+
+    def copy_of(self, trial_id: int) -> StateCopy:
+        return copy_of_member(self._members[trial_id], self._task)
 
     def _step(self) -> list[EpochEnd | TrialFailure]:
         found = self.pool.step()
@@ -233,6 +241,9 @@ class AloneLane:
     def save(self, trial_id: int, path: Path) -> None:
         self._engine.save(trial_id, path)
 
+    def copy_of(self, trial_id: int) -> StateCopy:
+        return self._engine.copy_of(trial_id)
+
     def _tidy(self) -> None:
         if self._folder:
             self._folder.cleanup()
@@ -248,6 +259,13 @@ def checkpoint_of(member: Member, pool: Pool, task: Task) -> checkpoints.Checkpo
     rate = member.report.learning_rate
     plain = to_plain(member.saved, pool.program.state.layout, config, model, steps=steps, learning_rate=rate)
     return checkpoints.Checkpoint(checkpoints.fingerprint(member.start, task.data), member.report, plain)
+
+
+def copy_of_member(member: Member, task: Task) -> StateCopy:
+    """What `checkpoint_of` says, in the form of its slot; on a CPU what the member remembers, not copied."""
+    assert member.report is not None, "there is nothing to copy before the first epoch's end"
+    row = member.saved.to(torch.device("cpu"))
+    return StateCopy(checkpoints.fingerprint(member.start, task.data), member.report, row, row.size)
 
 
 def alone_from(member: Member, pool: Pool, task: Task, engine: PlainEngine, reason: str) -> AloneLane:

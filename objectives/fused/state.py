@@ -31,6 +31,11 @@ class Row:
     """P."""
     buffers: Mapping[str, Tensor]
 
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        return sum(each.nbytes for each in (self.weights, self.first, self.second, *self.buffers.values()))
+
     def to(self, device: torch.device) -> Row:
         """The same numbers there."""
         buffers = {name: values.to(device) for name, values in self.buffers.items()}
@@ -80,6 +85,15 @@ class SlotState:
         self.gradient_TP[slot].zero_()
         for name, values in row.buffers.items():
             self.buffers[name][slot].copy_(values)
+
+    def takes(self, row: Row) -> bool:
+        """Whether a row has what `admit` writes, in the same shapes and kinds."""
+        own = (self.weights_TP, self.first_TP, self.second_TP, *self.buffers.values())
+        given = (row.weights, row.first, row.second, *row.buffers.values())
+        return list(row.buffers) == list(self.buffers) and all(
+            (mine.shape[1:], mine.dtype) == (theirs.shape, theirs.dtype)
+            for mine, theirs in zip(own, given, strict=True)
+        )
 
     def take(self, slot: int) -> Row:
         """A copy of a trial's numbers, as `admit` takes them."""

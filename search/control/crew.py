@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from search.experiment.spec import ExperimentSpec
 from search.trials.broker import Broker
 from search.trials.claims import Look, Patience
+from search.trials.copies import Copies
 from search.trials.placing import HANG_SECONDS
 from search.work.desk import Desk
 from search.work.engines import make_engine, told_of
@@ -200,7 +201,10 @@ def work(
             watched = watch.enter_context(watching(worker, experiment.name, told, engine, folder))
             ledger = Pulse(watched.ledger(ledger_of(database, storage)), lease_seconds=lease_seconds())
             worker_id = ledger.register(worker, told)
-            broker = Broker(database, storage, experiment, spec, ledger=ledger, worker_id=worker_id)
+            copies = Copies()
+            broker = Broker(
+                database, storage, experiment, spec, ledger=ledger, worker_id=worker_id, copies=copies
+            )
             desk = Desk(
                 broker,
                 look=Lookout(experiments, experiment),
@@ -212,7 +216,7 @@ def work(
             try:
                 with ledger.beating(broker.holdings):
                     saver = watched.saver(assignment.checkpoint_seconds)
-                    return run_at(desk, engine, saver, judged=spec.pruner.stops)
+                    return run_at(desk, engine, saver, judged=spec.pruner.stops, copies=copies)
             finally:
                 # What is still held goes back to the queue at once, unless the database is away.
                 with suppress(StorageError):
@@ -221,11 +225,13 @@ def work(
             close_optuna_storage(storage)
 
 
-def run_at(desk: Desk, engine: Engine, saver: Saver, *, judged: bool = True) -> Ending:
+def run_at(
+    desk: Desk, engine: Engine, saver: Saver, *, judged: bool = True, copies: Copies | None = None
+) -> Ending:
     """Run a worker at a desk that is opened for it and closed behind it."""
     desk.start()
     try:
-        ending = Worker(desk, engine, saver, judged=judged).run()
+        ending = Worker(desk, engine, saver, judged=judged, copies=copies).run()
     except BaseException as error:
         desk.close(error)
         raise

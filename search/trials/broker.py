@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from objectives.base import TrialFailure
     from objectives.checkpoint_files import TrialFolder
+    from search.trials.copies import Copies
     from search.trials.retraining import RetrainingStudy
     from search.trials.study import Drawn
     from storage.database import Database
@@ -60,9 +61,12 @@ class Broker:
         *,
         ledger: Ledger,
         worker_id: int,
+        copies: Copies | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`copies`: what the worker remembers of trials that pause; None: nothing."""
         quiet_optuna()
+        self._copies = copies
         self._database = database
         self._storage = storage
         self._experiment = experiment
@@ -192,6 +196,8 @@ class Broker:
         """End, with the next write, the trials of a study that promotes none any more."""
         place = self._standings.places[study.name]
         for lease in leases:
+            if self._copies is not None:
+                self._copies.drop(lease.trial_id)
             self._part(endings.never_promoted(lease), folder_of(self._folder, lease, place=place))
         # It is over now, and its winner is to be retrained.
         self._standings.spoil([study.name])
@@ -205,6 +211,7 @@ class Broker:
             place=self._standings.places[study.name],
             retraining=self._standings.winners.studies.get(study.name),
             until=study.pause_after(lease.last_step),
+            copies=self._copies,
         )
 
     # Writing

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from objectives.base import TrialStart, derive_seed
+from objectives.base import Carried, TrialStart, derive_seed
 from objectives.checkpoint_files import TrialFolder, epoch_of, fingerprint
 from search.trials.claims import Claim, Shared
 
 if TYPE_CHECKING:
     from search.experiment.spec import ExperimentSpec
+    from search.trials.copies import Copies
     from search.trials.retraining import RetrainingStudy
     from search.trials.study import Drawn
     from storage.ledger import Lease
@@ -27,11 +28,12 @@ def claim_of(
     place: tuple[str, int],
     retraining: RetrainingStudy | None,
     until: int | None = None,
+    copies: Copies | None = None,
 ) -> Claim:
     """The claim on a trial whose values are drawn; `root` is where the experiment's checkpoints are.
 
     `place`: the study's method and replicate; `retraining`: the study, if it is one of winners; `until`:
-    the epoch after which the trial pauses.
+    the epoch after which the trial pauses; `copies`: what this worker remembers of those that have.
     """
     method, replicate = place
     folder = folder_of(root, lease, place=place, retrained=retraining is not None)
@@ -49,6 +51,11 @@ def claim_of(
     if drawn.common is not None:
         places = [(name, str(replicate), str(drawn.common)) for name in spec.methods if name != method]
         twins = tuple(TrialFolder(root, *place) for place in places)
+    held = None if copies is None else copies.take(lease, kind)
+    if held is not None:
+        # Whether the file is whole need not be known: it is not read.
+        start = replace(start, checkpoint=held.path, carried=Carried(held.copy))
+        return Claim(lease, drawn.values, start, folder, kind, retrains, drawn.common, twins, until=until)
     checkpoint = folder.newest(kind, at_most=lease.last_step)
     if checkpoint is None and until is not None and lease.last_step:
         # A trial that paused after epochs which it had taken over has saved nothing itself.
@@ -80,7 +87,7 @@ def after_replay(claim: Claim, first: int, last: int, study_name: str) -> Claim:
     saved = 0 if checkpoint is None else max(0, epoch_of(checkpoint) - first + 1)
     return replace(
         claim,
-        start=replace(claim.start, checkpoint=checkpoint),
+        start=replace(claim.start, checkpoint=checkpoint, carried=None),
         replayed=last,
         shared=Shared(study_name, saved) if saved else None,
     )

@@ -7,7 +7,7 @@ trial was pruned meanwhile has lost one epoch at most. Where nothing is pruned t
 wait for: short epochs are then stored many at a time. But a trial is saved once all its epochs are stored:
 a file of an epoch that isn't can't be gone on from, and training on without one would cost more than the
 time between two, should the database stay away. A trial that pauses at a rung is saved and leaves its slot
-with that epoch, as one does whose worker is told to stop.
+with that epoch, as one does whose worker is told to stop; a copy of it stays here, for its promotion.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from collections import deque
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from objectives.base import EpochEnd, EpochReport, TestScore, TrialFailure
+from objectives.base import CopyingEngine, EpochEnd, EpochReport, TestScore, TrialFailure
 from search.trials import placing
 from search.trials.claims import Verdict
+from search.trials.copies import Held
 
 if TYPE_CHECKING:
     from objectives.base import Engine
     from search.trials.claims import Claim
+    from search.trials.copies import Copies
     from search.work.saving import Saver
 
 Ending: TypeAlias = Literal["exhausted", "stopped", "idle"]
@@ -78,11 +80,21 @@ class TrialSource(Protocol):
 class Worker:
     """Runs trials of one source on one engine until none is left or it is asked to stop. One thread.
 
-    `judged`: whether an epoch's report may end a trial (it is pruned).
+    `judged`: whether an epoch's report may end a trial (it is pruned); `copies`: where those are remembered
+    that pause.
     """
 
-    def __init__(self, source: TrialSource, engine: Engine, saver: Saver, *, judged: bool = True) -> None:
+    def __init__(
+        self,
+        source: TrialSource,
+        engine: Engine,
+        saver: Saver,
+        *,
+        judged: bool = True,
+        copies: Copies | None = None,
+    ) -> None:
         self._judged = judged
+        self._copies = copies
         self._source = source
         self._engine = engine
         self._saver = saver
@@ -150,7 +162,9 @@ class Worker:
             if not self._is_settled(trial_id):
                 return
             # Before it is given back: whoever takes it next begins with this file.
-            self._save(claim, report.epoch)
+            saved = self._save(claim, report.epoch)
+            if report.epoch == claim.until:
+                self._remember(claim, report.epoch, saved)
         if over or leaving:
             self._engine.retire(trial_id)
             self._forget(trial_id)
@@ -162,8 +176,16 @@ class Worker:
         if waits and self._goes_on(trial_id, wait=True) and due:
             self._save(claim, report.epoch)
 
-    def _save(self, claim: Claim, epoch: int) -> None:
-        self._saver.save(claim, epoch, lambda path: self._engine.save(claim.trial_id, path))
+    def _save(self, claim: Claim, epoch: int) -> bool:
+        return self._saver.save(claim, epoch, lambda path: self._engine.save(claim.trial_id, path))
+
+    def _remember(self, claim: Claim, epoch: int, saved: bool) -> None:
+        """Keep what a trial is that pauses."""
+        if self._copies is None or not isinstance(self._engine, CopyingEngine):
+            return
+        attempt = claim.lease.attempt
+        path = claim.folder.path_of(epoch, attempt) if saved else None
+        self._copies.put(claim.trial_id, Held(self._engine.copy_of(claim.trial_id), attempt, path))
 
     def _settle(self) -> None:
         """Retire trials of which it has been decided meanwhile that they end here."""
