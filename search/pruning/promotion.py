@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from search.pruning.rungs import RungTable
 from search.pruning.stopping import Place, Places, last_of_best, rungs_passed
@@ -74,8 +75,8 @@ class AshaPromotion:
             return self._promotion(rung, resting[0])
         return None
 
-    def _rungs(self) -> list[int]:
-        return rungs_passed(self.max_epochs - 1, self.min_epochs, self.eta)
+    def _rungs(self) -> tuple[int, ...]:
+        return _rungs_within(self.max_epochs - 1, self.min_epochs, self.eta)
 
     def _resting(
         self, table: RungTable, paused: Collection[int]
@@ -92,3 +93,9 @@ class AshaPromotion:
 
     def _promotion(self, rung: int, place: Place) -> Promotion:
         return Promotion(int(place[1]), rung, self.pause_after(rung))
+
+
+@lru_cache(maxsize=64)
+def _rungs_within(step: int, min_epochs: int, eta: int) -> tuple[int, ...]:
+    """As `rungs_passed`: it is asked for with every trial."""
+    return tuple(rungs_passed(step, min_epochs, eta))

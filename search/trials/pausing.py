@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from optuna.trial import TrialState
 
@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 
     from search.pruning.promotion import AshaPromotion
     from search.trials.placing import Limits, Load, Starts
+
+
+Kind: TypeAlias = Literal["fresh", "interrupted", "resting", "running", "foreign"]
+"""Of a trial that has not ended: nobody has begun it; it waits between two rungs; it rests at one; a worker
+of ours has it, or another client of Optuna's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was found of a trial; it holds for as long as the storage shows the same object."""
+
+    trial: FrozenTrial
+    kind: Kind
+    step: int
+    """Epochs that it has trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,7 @@ class Queue:
 class Pausing:
     """The trials of one study that pause. One thread at a time.
 
+    Of thousands that rest few have changed from one claim to the next, and only those are looked at again.
     `is_ours` says of a running trial's user attributes whether one of our workers runs it.
     """
 
@@ -57,6 +73,8 @@ class Pausing:
         self._limits = limits
         self._is_ours = is_ours
         self._table = RungTable()
+        self._seen: dict[int, _Seen] = {}
+        """Trials that have not ended, by number."""
         self.queue = Queue()
         """As of the last `load`."""
 
@@ -67,15 +85,9 @@ class Pausing:
     def load(self, load: Load, trials: Sequence[FrozenTrial]) -> Load:
         """A study's load where trials pause, given the `load` that it would have if none did."""
         self._table.update(trials)
-        waiting = [one for one in self._table.open.values() if one.state == TrialState.WAITING]
-        resting = [one.number for one in waiting if self.rests(one)]
-        interrupted = [one for one in waiting if one.params and not self.rests(one)]
-        running = [
-            one
-            for one in self._table.open.values()
-            if one.state == TrialState.RUNNING and self._is_ours(one.user_attrs)
-        ]
-        steps = [one.last_step or 0 for one in (*running, *interrupted)]
+        self._look()
+        steps = [one.step for one in self._seen.values() if one.kind in ("running", "interrupted")]
+        interrupted, resting = self._numbers("interrupted"), self._numbers("resting")
         found = replace(
             load,
             interrupted=len(interrupted),
@@ -86,12 +98,30 @@ class Pausing:
         if not promotions and is_at_rest(found, self._limits) and not any(map(_may_win, trials)):
             promotions = [best] if (best := self.rule.furthest(self._table, resting)) else []
         self.queue = Queue(
-            interrupted=tuple(one.number for one in interrupted),
+            interrupted=interrupted,
             promoted=tuple(one.number for one in promotions),
-            fresh=tuple(one.number for one in waiting if not one.params),
-            resting=tuple(resting),
+            fresh=self._numbers("fresh"),
+            resting=resting,
         )
         return replace(found, promotable=tuple(one.until - one.rung for one in promotions))
+
+    def _look(self) -> None:
+        """Find out what the trials are that the storage shows as others than before."""
+        before, self._seen = self._seen, {}
+        for number, trial in self._table.open.items():
+            known = before.get(number)
+            self._seen[number] = known if known is not None and known.trial is trial else self._look_at(trial)
+
+    def _look_at(self, trial: FrozenTrial) -> _Seen:
+        step = trial.last_step or 0
+        if trial.state != TrialState.WAITING:
+            return _Seen(trial, "running" if self._is_ours(trial.user_attrs) else "foreign", step)
+        if not trial.params:
+            return _Seen(trial, "fresh", step)
+        return _Seen(trial, "resting" if self.rule.rests_at(step) else "interrupted", step)
+
+    def _numbers(self, kind: Kind) -> tuple[int, ...]:
+        return tuple(number for number, one in self._seen.items() if one.kind == kind)
 
 
 def rests(rule: AshaPromotion, trial: FrozenTrial) -> bool:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -117,6 +117,8 @@ class Tally:
         self._history = History()
         self._generation = 0
         self._counted = self._paid = self._epochs = 0
+        self._open: dict[int, tuple[FrozenTrial, _Open]] = {}
+        """What was found of each that has not ended; it holds while the storage shows the same object."""
 
     def update(self, trials: Sequence[FrozenTrial]) -> Load:
         """The load of a study with these trials, in the storage's order."""
@@ -129,25 +131,46 @@ class Tally:
             self._paid += not has_user_attr(trial, RETRY_KEY)
             self._epochs += trial.last_step or 0
         self._counted = len(history.finished)
-        return replace(self._with_open(list(history.open.values())), total=len(trials))
+        return replace(self._with_open(history.open), total=len(trials))
 
-    def _with_open(self, trials: Sequence[FrozenTrial]) -> Load:
-        # Ours have their seed from the moment in which the lock of their claim was given back until they go
-        # back to the queue. What another client takes from there has none, however that client ends.
-        running = [t for t in trials if t.state == TrialState.RUNNING and has_seed(t.user_attrs)]
-        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-        # A trial has values from the moment a worker took it; a point of the grid only a promise of them.
-        interrupted = [trial for trial in waiting if trial.params]
-        epochs = self._epochs + sum(trial.last_step or 0 for trial in trials)
-        under_way = sum(self._max_epochs - (trial.last_step or 0) for trial in (*running, *interrupted))
+    def _with_open(self, trials: Mapping[int, FrozenTrial]) -> Load:
+        before, self._open = self._open, {}
+        for number, trial in trials.items():
+            known = before.get(number)
+            same = known is not None and known[0] is trial
+            self._open[number] = known if known is not None and same else (trial, _open(trial))
+        found = [one for _, one in self._open.values()]
+        epochs = self._epochs + sum(one.epochs for one in found)
+        under_way = sum(self._max_epochs - one.epochs for one in found if one.running or one.interrupted)
         return Load(
-            trials=self._paid + sum(RETRY_KEY not in trial.user_attrs for trial in trials),
-            running=len(running),
-            interrupted=len(interrupted),
-            fresh=len(waiting) - len(interrupted),
+            trials=self._paid + sum(one.paid for one in found),
+            running=sum(one.running for one in found),
+            interrupted=sum(one.interrupted for one in found),
+            fresh=sum(one.fresh for one in found),
             epochs=epochs,
             committed=epochs + under_way,
         )
+
+
+class _Open(NamedTuple):
+    """What a trial counts as that has not ended."""
+
+    running: bool
+    interrupted: bool
+    fresh: bool
+    paid: bool
+    epochs: int
+
+
+def _open(trial: FrozenTrial) -> _Open:
+    # Ours have their seed from the moment in which the lock of their claim was given back until they go
+    # back to the queue. What another client takes from there has none, however that client ends.
+    running = trial.state == TrialState.RUNNING and has_seed(trial.user_attrs)
+    waiting = trial.state == TrialState.WAITING
+    # A trial has values from the moment a worker took it; a point of the grid only a promise of them.
+    begun = bool(trial.params)
+    paid = RETRY_KEY not in trial.user_attrs
+    return _Open(running, waiting and begun, waiting and not begun, paid, trial.last_step or 0)
 
 
 class SearchStudy:
