@@ -21,6 +21,7 @@ from objectives.fused.losses import Entry, gradient
 from objectives.fused.member import Member
 from objectives.fused.program import Program
 from objectives.fused.recorded import MOST_ROWS, Part, RecordedSteps, refused
+from objectives.fused.recorded_scores import RecordedScores
 from objectives.fused.regularise import add_penalty
 from objectives.fused.rows import RowTable, Share, Want, pack, sent, table
 from objectives.fused.scoring import Failed, Scored, score_rows, scores_of_member
@@ -68,6 +69,8 @@ class Pool:
         self._recorder = recorder or recorder_for(program.device)
         self.why_unrecorded: str | None = None
         """Why steps are no longer recorded that might have been."""
+        self.why_scores_unrecorded: str | None = None
+        """The same of scoring."""
         self._allocate()
 
     def _allocate(self) -> None:
@@ -78,6 +81,10 @@ class Pool:
         if program.device.type != "cpu" or self._recorder:
             self._sums = DeviceSums(program.state.idle, program.device)
         self._recorded = self._new_recordings()
+        self._recorded_scores = None
+        if self._recorder and not (self.why_unrecorded or self.why_scores_unrecorded):
+            given = program, self._recorder, self._pictures, self._per_row
+            self._recorded_scores = RecordedScores(*given)
 
     def _new_recordings(self) -> RecordedSteps | None:
         if self._recorder is None or self._sums is None or self.why_unrecorded:
@@ -101,6 +108,8 @@ class Pool:
         self.members[member.slot] = member
         if self._recorded:
             self._recorded.admit(member)
+        if self._recorded_scores:
+            self._recorded_scores.admit(member)
         self._line.append(member)
 
     def retire(self, member: Member) -> None:
@@ -113,6 +122,8 @@ class Pool:
         """Bring every trial back to the end of its last epoch, whatever state a step was left in."""
         if self._recorded:
             self._recorded.forget()  # the memory that they hold may be what is missing
+        if self._recorded_scores:
+            self._recorded_scores.forget()
         for member in self.members.values():
             self.program.state.admit(member.slot, member.saved)
             self._loss_T[member.slot].zero_()
@@ -128,7 +139,7 @@ class Pool:
         self.members = {}
         for member in members:
             member.saved = member.saved.to(torch.device("cpu"))
-        self._recorded = None
+        self._recorded = self._recorded_scores = None
         self.program.state.resize(slots)
         self._allocate()
         return members
@@ -161,13 +172,24 @@ class Pool:
         if self._sums:
             self._sums.read(members)
         sound = [m for m in members if m.sums.finite and self._parameters_finite(m)]
-        logits = score_rows(self.program, self._pictures, sound, self.capacity, self._per_row)
+        logits = self._score_rows(sound)
         return [
             scores_of_member(member, *logits[member.slot])
             if member.slot in logits
             else Scored(member, None, 0.0)
             for member in members
         ]
+
+    def _score_rows(self, members: Sequence[Member]) -> dict[int, tuple[Tensor, float]]:
+        given = self.program, self._pictures, members, self.capacity, self._per_row
+        try:
+            return score_rows(*given, recorded=self._recorded_scores)
+        except RecordingError as error:
+            # Of the model in evaluation: steps may go on as they are.
+            self.why_scores_unrecorded = str(error)
+            self._recorded_scores = None
+            logger.warning("scoring can't be recorded, and takes longer: %s", error)
+            return score_rows(*given)
 
     def save(self, member: Member) -> None:
         """Remember a trial's numbers as they are, at the end of an epoch."""
@@ -233,7 +255,7 @@ class Pool:
 
     def _record_no_more(self, error: RecordingError) -> None:
         self.why_unrecorded = str(error)
-        self._recorded = None
+        self._recorded = self._recorded_scores = None
         logger.warning("steps are not recorded, and take longer: %s", error)
 
     def _update(self, members: Sequence[Member]) -> None:

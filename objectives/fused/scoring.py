@@ -17,7 +17,8 @@ from objectives.base import derive_seed
 from objectives.devices import seeded
 from objectives.fused.member import Member
 from objectives.fused.program import Program
-from objectives.fused.rows import Want, pack, table
+from objectives.fused.recorded_scores import RecordedScores
+from objectives.fused.rows import Share, Want, pack, table
 from objectives.fused.staging import Taken, stage_images
 from objectives.metrics import evaluate
 from objectives.training import Scores
@@ -42,11 +43,23 @@ class Failed:
 
 
 def score_rows(
-    program: Program, images_ACHW: Tensor, members: Sequence[Member], capacity: int, per_row: int
+    program: Program,
+    images_ACHW: Tensor,
+    members: Sequence[Member],
+    capacity: int,
+    per_row: int,
+    *,
+    recorded: RecordedScores | None = None,
 ) -> dict[int, tuple[Tensor, float]]:
-    """Slot → logits_NK of the trial on its validation images, and its share of the seconds."""
+    """Slot → logits_NK of the trial on its validation images, and its share of the seconds.
+
+    Pass by pass as `recorded` work, if there is some, which knows all of the members. Raises what it raises.
+    The device is waited for once, when all passes are done: else their time would be that of the trial which
+    asks for its scores first.
+    """
+    started = time.perf_counter()
     logits: dict[int, list[Tensor]] = {member.slot: [] for member in members}
-    seconds = dict.fromkeys(logits, 0.0)
+    used = dict.fromkeys(logits, 0)
     done = dict.fromkeys(logits, 0)
     by_slot = {member.slot: member for member in members}
     while True:
@@ -56,22 +69,28 @@ def score_rows(
             if (left := len(member.data.validation_indices) - done[slot])
         ]
         if not wants:
-            return {slot: (torch.cat(parts), seconds[slot]) for slot, parts in logits.items()}
-        started = time.perf_counter()
+            found = {slot: torch.cat(parts) for slot, parts in logits.items()}
+            if program.device.type == "cuda":
+                torch.cuda.synchronize(program.device)
+            per_used = (time.perf_counter() - started) / max(1, sum(used.values()))
+            return {slot: (values, per_used * used[slot]) for slot, values in found.items()}
         rows = table(pack(wants, capacity, per_row), capacity, per_row, program.state.idle, program.device)
-        taken = []
-        for share in rows.shares:
-            data = by_slot[share.slot].data
-            part = slice(done[share.slot], done[share.slot] + share.images)
-            taken.append(Taken(share, data.validation_indices[part], data.mean, data.std))
-            done[share.slot] += share.images
-        images_MHWRC = stage_images(images_ACHW, rows, taken, program.dtype)
-        logits_NK = program.forward(rows, images_MHWRC, (), training=False).logits.flatten(0, 1)
+        if recorded is not None:
+            logits_NK = recorded.logits(rows, done)
+        else:
+            taken = [_taken(by_slot[share.slot], share, done[share.slot]) for share in rows.shares]
+            images_MHWRC = stage_images(images_ACHW, rows, taken, program.dtype)
+            logits_NK = program.forward(rows, images_MHWRC, (), training=False).logits.flatten(0, 1)
         for share in rows.shares:
             logits[share.slot].append(logits_NK[rows.place(share)])
-        spent = (time.perf_counter() - started) / rows.used
-        for share in rows.shares:
-            seconds[share.slot] += spent * share.rows
+            done[share.slot] += share.images
+            used[share.slot] += share.rows
+
+
+def _taken(member: Member, share: Share, start: int) -> Taken:
+    """The validation images of a share, the first of which has the place `start` among all."""
+    data = member.data
+    return Taken(share, data.validation_indices[start : start + share.images], data.mean, data.std)
 
 
 def scores_of_member(member: Member, logits_NK: Tensor, seconds: float) -> Scored | Failed:
