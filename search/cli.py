@@ -18,19 +18,6 @@ from contextlib import suppress
 from cyclopts import App, CycloptsError, Group
 
 from search import output
-from search.commands.benchmarks import bench
-from search.commands.comparing import compare
-from search.commands.databases import db
-from search.commands.files import init, plan, schema
-from search.commands.firing import schedule
-from search.commands.joining import drain, worker
-from search.commands.launching import logs, submit
-from search.commands.observing import metrics
-from search.commands.reading import best, status, trials, watch
-from search.commands.reporting import export, report, score
-from search.commands.running import resume, retry, run, stop
-from search.commands.services import dashboard, doctor
-from search.commands.serving import serve
 from search.failures import CommandError, ExitCode, Failure, failure_of
 from search.logs import configure
 
@@ -68,19 +55,47 @@ RESULTS = Group("What happened", sort_key=2)
 SERVICES = Group("Around it", sort_key=3)
 
 COMMANDS = {
-    EXPERIMENTS: (init, plan, run, submit, resume, retry, stop, worker),
-    RESULTS: (status, watch, logs, trials, best, report, compare, export, score),
-    SERVICES: (drain, serve, dashboard, metrics, doctor, bench, schema),
+    EXPERIMENTS: {
+        "init": "files",
+        "plan": "files",
+        "run": "running",
+        "submit": "launching",
+        "resume": "running",
+        "retry": "running",
+        "stop": "running",
+        "worker": "joining",
+        "schedule": "firing",
+    },
+    RESULTS: {
+        "status": "reading",
+        "watch": "reading",
+        "logs": "launching",
+        "trials": "reading",
+        "best": "reading",
+        "report": "reporting",
+        "compare": "comparing",
+        "export": "reporting",
+        "score": "reporting",
+    },
+    SERVICES: {
+        "drain": "joining",
+        "serve": "serving",
+        "dashboard": "services",
+        "metrics": "observing",
+        "doctor": "services",
+        "bench": "benchmarks",
+        "schema": "files",
+        "db": "databases",
+    },
 }
-"""Heading in the help → its commands, in this order."""
+"""Heading in the help → its commands in this order → the module of `search.commands` that has each.
+
+Imported when the command is called, or when the help of all is shown: `shoal status` needs one of them.
+"""
 
 for group, commands in COMMANDS.items():
-    for place, command in enumerate(commands):
-        app.command(command, group=group, sort_key=place)
-db.group = (SERVICES,)
-app.command(db)
-schedule.group = (EXPERIMENTS,)
-app.command(schedule)
+    for place, (command, module) in enumerate(commands.items()):
+        app.command(f"search.commands.{module}:{command}", name=command, group=group, sort_key=place)
 
 
 def main() -> None:

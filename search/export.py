@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
+from search.trial_fields import trial_fields
 from storage import queries
 from storage.curves import Curves
 from storage.experiments import Experiments
@@ -99,26 +100,8 @@ def epoch_rows(database: Database, experiment: str) -> list[Row]:
 
 
 def _trial_row(experiment: str, row: TrialRow) -> Row:
-    return {
-        "experiment": experiment,
-        "study": row.study_name,
-        "method": row.method,
-        "replicate": row.replicate,
-        "trial": row.number,
-        "state": row.state,
-        "diverged": row.diverged,
-        "value": row.value,
-        "epochs": row.epochs,
-        "device_seconds": row.seconds,
-        "sampler_seconds": row.sampler_seconds,
-        "attempts": row.attempts,
-        "shared_with": row.shared_with,
-        "shared_epochs": row.shared_epochs,
-        "reason": row.reason,
-        "started_at": row.started_at.isoformat() if row.started_at else None,
-        "ended_at": row.ended_at.isoformat() if row.ended_at else None,
-        **{f"params.{name}": value for name, value in row.params.items()},
-    }
+    params = {f"params.{name}": value for name, value in row.params.items()}
+    return {"experiment": experiment, **trial_fields(row), **params}
 
 
 def _epoch_row(experiment: str, study: StudyRecord, epoch: EpochRecord) -> Row:

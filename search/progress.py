@@ -49,10 +49,13 @@ class MethodProgress:
     failed: int
     running: int
     waiting: int
+    """For a slot."""
     epochs: int
     seconds: float
     best: float | None
     """The best of the studies' best values."""
+    paused: int = 0
+    """Trials that rest at a rung until they are promoted."""
 
     @property
     def finished(self) -> int:
@@ -90,7 +93,8 @@ def by_method(
                 pruned=sum(study.pruned for study in of_method),
                 failed=sum(study.failed for study in of_method),
                 running=sum(study.running for study in of_method),
-                waiting=sum(study.waiting for study in of_method),
+                waiting=sum(study.waiting - study.paused for study in of_method),
+                paused=sum(study.paused for study in of_method),
                 epochs=sum(study.epochs for study in of_method),
                 seconds=sum(study.seconds for study in of_method),
                 best=best,
@@ -173,7 +177,9 @@ def progress_table(methods: Sequence[MethodProgress], metric: str) -> Table:
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("method")
     table.add_column("", min_width=12, max_width=24)
-    for column in ("trials", "pruned", "failed", "running", "epochs", f"best {clean(metric)}"):
+    pauses = any(row.paused for row in methods)
+    paused = ("paused",) if pauses else ()
+    for column in ("trials", "pruned", "failed", "running", *paused, "epochs", f"best {clean(metric)}"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in methods:
         table.add_row(
@@ -183,6 +189,7 @@ def progress_table(methods: Sequence[MethodProgress], metric: str) -> Table:
             str(row.pruned),
             Text(str(row.failed), style="red" if row.failed else ""),
             str(row.running),
+            *([str(row.paused)] if pauses else []),
             str(row.epochs),
             Text("" if row.method == RETRAINED else format_number(row.best), style="bold"),
         )
@@ -196,6 +203,7 @@ def progress_line(experiment: str, methods: Sequence[MethodProgress], remaining:
         f"{clean(m.method)} {m.finished}/{m.planned}"
         + (f" best {format_number(m.best)}" if m.method != RETRAINED else "")
         + (f" pruned {m.pruned}" if m.pruned else "")
+        + (f" paused {m.paused}" if m.paused else "")
         + (f" failed {m.failed}" if m.failed else "")
         for m in methods
     ]

@@ -21,17 +21,11 @@ from typing import IO, Any
 from sqlalchemy import Connection, text
 
 from storage.client_programs import SERVICE, Program, connecting, program_for, programs
-from storage.database import (
-    INSUFFICIENT_PRIVILEGE,
-    READ_ONLY,
-    SCHEMA,
-    VERSION_TABLE,
-    Database,
-    newest_revision,
-)
+from storage.database import SCHEMA, VERSION_TABLE, Database, newest_revision
 from storage.errors import DatabaseOccupied, DatabaseRefuses, DatabaseUnsuitable, FileUnsuitable, StorageError
 from storage.restore_fence import Fenced, fence
 from storage.roles import SCHEMAS, SEAL
+from storage.sqlstates import INSUFFICIENT_PRIVILEGE, READ_ONLY
 from storage.upgrading import upgrade_on
 from storage.urls import scrub
 
@@ -134,7 +128,7 @@ def restore(database: Database, path: Path, *, replace: bool = False) -> Restore
             connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
         _fill(connection, program, path)
         connection.execute(text("SELECT set_config('search_path', 'public', false)"))
-        found = str(connection.scalar(text(f"SELECT max(version_num) FROM {SCHEMA}.{VERSION_TABLE}")))  # noqa: S608
+        found = str(connection.scalar(text(f"SELECT max(version_num) FROM {SCHEMA}.{VERSION_TABLE}")))  # noqa: S608 (our own constants)
         if found > newest_revision():
             raise DatabaseUnsuitable(
                 f"{path} has schema {found}, made by a newer version of this program, which knows up to "
@@ -169,7 +163,7 @@ def _dump(database: Database, program: Program, aside: Path) -> None:
 
 def _entries(program: Program, path: Path) -> list[tuple[str, str, str]]:
     """What a backup holds: kind, schema and name. Raises `FileUnsuitable` for a file that is none."""
-    listed = subprocess.run(  # noqa: S603
+    listed = subprocess.run(  # noqa: S603 (likewise)
         [program.path, "--list", path], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if listed.returncode != 0:
@@ -212,7 +206,7 @@ def _has_schema(connection: Connection) -> bool:
 
 def _fill(connection: Connection, program: Program, path: Path) -> None:
     """Run the backup's SQL on our connection, whose transaction goes on afterwards."""
-    import psycopg2  # type: ignore[import-untyped]
+    import psycopg2  # type: ignore[import-untyped]  # it has no types
 
     cursor: Any = connection.connection.cursor()
     waiting: list[bytes] = []
@@ -244,7 +238,7 @@ def _execute(cursor: Any, waiting: list[bytes]) -> None:
 def _script(program: Program, path: Path) -> Iterator[IO[bytes]]:
     """The backup as SQL, as it comes out of `pg_restore`."""
     with tempfile.TemporaryDirectory(prefix="shoal-") as folder:
-        listed = subprocess.run(  # noqa: S603
+        listed = subprocess.run(  # noqa: S603 (likewise)
             [program.path, "--list", path],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -258,7 +252,7 @@ def _script(program: Program, path: Path) -> Iterator[IO[bytes]]:
         command = [str(program.path), "--no-owner", "--no-privileges", "--file=-"]
         command += [f"--use-list={chosen}", str(path)]
         with (Path(folder) / "errors").open("w+b") as errors:
-            with subprocess.Popen(  # noqa: S603
+            with subprocess.Popen(  # noqa: S603 (likewise)
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
             ) as running:
                 assert running.stdout is not None

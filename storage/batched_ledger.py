@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from storage import ledger_statements as sql
 from storage import recovery_statements as recovery
-from storage.database import Database, optuna_tables_missing
+from storage.database import Database
 from storage.errors import DatabaseBusy, StudyNotFound, ValueRefused
 from storage.failpoints import failpoint
 from storage.ledger import (
@@ -36,6 +36,7 @@ from storage.ledger import (
 )
 from storage.processes import this_process
 from storage.queries import decode_parameter
+from storage.sqlstates import optuna_tables_missing
 from storage.values import json_text, storable
 
 if TYPE_CHECKING:

@@ -71,7 +71,7 @@ def system_folders(program: str) -> Iterator[Path]:
     """Folders of the system's Postgres that hold a program, newest first where there are several."""
     found: list[Path] = []
     if config := shutil.which("pg_config"):
-        asked = subprocess.run(  # noqa: S603
+        asked = subprocess.run(  # noqa: S603 (a path that we found, no shell)
             [config, "--bindir"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
         )
         if asked.returncode == 0:

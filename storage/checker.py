@@ -15,8 +15,9 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from storage.database import Database, optuna_tables_missing
+from storage.database import Database
 from storage.retraining_rules import RETRAINED_ONCE, RETRAININGS_ARE_READ
+from storage.sqlstates import optuna_tables_missing
 
 Found: TypeAlias = list[tuple[str, str]]
 """Where and what."""

@@ -18,10 +18,9 @@ from weakref import WeakSet
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool, Pool
 
+from storage.sessions import CONNECTION, SESSION, STATEMENT_LIMITS
 from storage.urls import FULL
 
-CONNECT_TIMEOUT = 10
-"""Seconds."""
 IDLE_SECONDS = 2.0
 """A connection that nobody used for this long is closed."""
 LIFE_SECONDS = 5.0
@@ -32,22 +31,6 @@ POOL_SIZE = 4
 """Connections of one pool at most; who wants a fifth waits."""
 POOL_WAIT = 30.0
 """Seconds for which somebody waits for a connection of a full pool."""
-
-SESSION = """
-SELECT set_config('TimeZone', 'UTC', false),
-       set_config('tcp_keepalives_idle', '30', false),
-       set_config('tcp_keepalives_interval', '10', false),
-       set_config('tcp_keepalives_count', '3', false),
-       set_config('statement_timeout', '{statement}', false),
-       set_config('lock_timeout', '{lock}', false),
-       set_config('idle_in_transaction_session_timeout', '60s', false),
-       CASE WHEN current_user = 'shoal' THEN set_config('search_path', 'public', false) END
-"""
-"""What every connection starts with. Optuna stores times without a zone and compares them with
-now(), so the zone is pinned. Keepalives let the server notice within a minute that a machine is
-gone, and free its locks. No statement, no wait for a lock and no forgotten transaction holds
-others up for ever. A role called as our schema would search that schema first for Optuna's tables."""
-
 
 READ_COMMITTED = "; SELECT set_config('default_transaction_isolation', 'read committed', false)"
 """For pools whose every execution is a transaction: SQLAlchemy's isolation level is not for those."""
@@ -62,18 +45,12 @@ def engine_settings(application_name: str, *, pooled: bool = True) -> dict[str, 
     """
     start = SESSION.format(statement=0, lock=0)
     if pooled:
-        start = SESSION.format(statement="60s", lock="20s") + READ_COMMITTED
+        start = SESSION.format(**STATEMENT_LIMITS) + READ_COMMITTED
     settings: dict[str, Any] = {
         "isolation_level": "READ COMMITTED",
         "use_native_hstore": False,  # it would be asked for on every new connection
         "pool_events": [(_starter(start), "connect")],
-        "connect_args": {
-            "application_name": application_name,
-            "connect_timeout": CONNECT_TIMEOUT,
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
-            "keepalives_count": 3,
-        },
+        "connect_args": CONNECTION | {"application_name": application_name},
     }
     if pooled:
         return settings | {"poolclass": BriefPool, "pool_size": POOL_SIZE, "pool_pre_ping": True}

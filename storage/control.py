@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-
+from storage import lazily as sql
 from storage.database import Database, lock_number
 from storage.errors import DatabaseUnreachable, ExperimentBusy
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 STRANDED_SECONDS = 90.0
 """For so long a server may take the lock for held by a connection of ours that broke on the way (its
@@ -52,8 +54,8 @@ class Control:
         """
         if self._connection is not None:
             try:
-                self._connection.execute(text("SELECT 1"))
-            except DBAPIError:
+                self._connection.execute(sql.text("SELECT 1"))
+            except sql.DBAPIError:
                 self.give_back()
                 self._lost_at = self._clock()
             else:
@@ -66,8 +68,8 @@ class Control:
     def give_back(self) -> None:
         """Close the connection, and with it the lock."""
         if self._connection is not None:
-            with suppress(SQLAlchemyError):  # it may be broken already
-                self._connection.execute(text("SELECT pg_advisory_unlock(:key)"), self._key)
+            with suppress(sql.SQLAlchemyError):  # it may be broken already
+                self._connection.execute(sql.text("SELECT pg_advisory_unlock(:key)"), self._key)
             self._connection.invalidate()
             self._connection.close()
             self._connection = None
@@ -75,8 +77,8 @@ class Control:
     def _try(self) -> bool:
         connection = self._database.open_own_connection()
         try:
-            held = bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), self._key))
-        except DBAPIError:
+            held = bool(connection.scalar(sql.text("SELECT pg_try_advisory_lock(:key)"), self._key))
+        except sql.DBAPIError:
             connection.invalidate()
             connection.close()
             message = f"the connection to {self._database.masked_url} broke"

@@ -8,31 +8,25 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import sqlalchemy
-from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DBAPIError, ProgrammingError
-
+from storage import lazily as sql
 from storage import patience as waiting
-from storage.connections import BriefPool, engine_settings
-from storage.errors import (
-    DatabaseBusy,
-    DatabaseRefuses,
-    DatabaseUnreachable,
-    DatabaseUnsuitable,
-    StorageError,
-    ValueRefused,
-)
+from storage.errors import DatabaseBusy, DatabaseUnreachable, DatabaseUnsuitable, StorageError
+from storage.plain import PLAIN, Plain, PlainError
+from storage.sqlstates import INVALID_SCHEMA, UNDEFINED_TABLE, sqlstate, translated
 from storage.upgrading import MIGRATIONS, upgrade
-from storage.urls import URL_VARIABLE, canonical, mask, parse, resolve_url, scrub, unreachable
+from storage.urls import URL_VARIABLE, canonical, mask, parse, resolve_url
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
 __all__ = [
     "URL_VARIABLE",
     "CheckResult",
     "Database",
-    "engine_settings",
     "mask",
     "open_database",
     "resolve_url",
@@ -75,27 +69,57 @@ class Database:
     open its own.
     """
 
-    def __init__(self, url: str, *, application_name: str = "shoal", patience: float | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        application_name: str = "shoal",
+        patience: float | None = None,
+        looks: bool = False,
+    ) -> None:
         """`url` as a user writes it; `patience` in seconds, None for the default (see `storage.patience`).
 
+        `looks`: for one thread that asks a few questions (`rows`): on one connection without
+        SQLAlchemy, which is imported only if anything else is wanted or something goes wrong.
         Raises `DatabaseUnreachable` if it isn't a Postgres URL.
         """
-        self._parsed = parse(url)
         self.url = canonical(url)
         self.masked_url = mask(self.url)
         self.patience = waiting.patience() if patience is None else patience
+        self._application_name = application_name
         self._reached = False
-        settings = engine_settings(application_name)
-        self.engine: Engine = sqlalchemy.create_engine(self._parsed, **settings)
-        # Without a ping, for what is tried again anyway; every execution is a transaction.
-        self._direct: Engine = sqlalchemy.create_engine(
-            self._parsed, **settings | {"isolation_level": "AUTOCOMMIT", "pool_pre_ping": False}
+        plain = looks and PLAIN.fullmatch(self.url)
+        self._plain = Plain(self.url, application_name) if plain else None
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Transactions on pooled connections."""
+        return self._engine()
+
+    @cached_property
+    def _direct(self) -> Engine:
+        """Without a ping, for what is tried again anyway; every execution is a transaction."""
+        return self._engine(isolation_level="AUTOCOMMIT", pool_pre_ping=False)
+
+    @cached_property
+    def _own(self) -> Engine:
+        """Without a pool."""
+        return self._engine(pooled=False)
+
+    @cached_property
+    def _brief(self) -> Engine:
+        """Like `_direct`; AUTOCOMMIT is the engine's, for asked for at each use it costs two messages."""
+        from storage.connections import BriefPool
+
+        return self._engine(
+            pooled=False, poolclass=BriefPool, pool_size=BRIEF_LOCKS, isolation_level="AUTOCOMMIT"
         )
-        own = engine_settings(application_name, pooled=False)
-        self._own: Engine = sqlalchemy.create_engine(self._parsed, **own)
-        # Like `_direct`; AUTOCOMMIT is the engine's, for asked for at each use it costs two messages.
-        brief = {"poolclass": BriefPool, "pool_size": BRIEF_LOCKS, "isolation_level": "AUTOCOMMIT"}
-        self._brief: Engine = sqlalchemy.create_engine(self._parsed, **own | brief)
+
+    def _engine(self, *, pooled: bool = True, **special: Any) -> Engine:
+        from storage.connections import engine_settings
+
+        settings = engine_settings(self._application_name, pooled=pooled) | special
+        return sql.create_engine(parse(self.url), **settings)
 
     def __repr__(self) -> str:
         return f"Database({self.masked_url!r})"
@@ -110,8 +134,11 @@ class Database:
 
     def close(self) -> None:
         """Close the pooled connections; using the database again opens new ones."""
-        for engine in (self.engine, self._direct, self._brief):
-            engine.dispose()
+        if self._plain is not None:
+            self._plain.close()
+        for name in ("engine", "_direct", "_brief"):
+            if name in self.__dict__:  # made so far
+                getattr(self, name).dispose()
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -123,6 +150,19 @@ class Database:
         """
         with self._translated(), self._connect(self.engine) as connection, connection.begin():
             yield connection
+
+    def rows(self, statement: str, values: Mapping[str, Any] | None = None) -> list[Any]:
+        """The rows of one statement that reads, with its values by name (`:name`): tuples with names.
+
+        Errors as with `begin`.
+        """
+        if self._plain is not None:
+            try:
+                return self._plain.rows(statement, values or {})
+            except PlainError:
+                self._plain = None  # what is wrong is found and told, or waited for, by what follows
+        with self.begin() as connection:
+            return list(connection.execute(sql.text(statement), dict(values or {})).all())
 
     def script(self, statements: str, values: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
         """Send several statements at once: one transaction, one round trip; the rows of the last one.
@@ -150,8 +190,8 @@ class Database:
         For restores. Waits a minute for a lock that somebody holds.
         """
         with self._translated(), self._connect(self._own) as connection, connection.begin():
-            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-            connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+            connection.execute(sql.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            connection.execute(sql.text("SET LOCAL lock_timeout = '60s'"))
             yield connection
 
     @contextmanager
@@ -203,7 +243,9 @@ class Database:
                 yield held
             return
         with self.own_connection() as connection:
-            got = connection.scalar(text(f"SELECT pg{'' if wait else '_try'}_advisory_lock(:key)"), number)
+            got = connection.scalar(
+                sql.text(f"SELECT pg{'' if wait else '_try'}_advisory_lock(:key)"), number
+            )
             try:
                 yield wait or bool(got)
             finally:
@@ -218,7 +260,7 @@ class Database:
             connection = self._connect(self._brief)
             try:
                 with self._translated():
-                    return connection, bool(connection.execute(text(TRY_FOR), values).one()[0])
+                    return connection, bool(connection.execute(sql.text(TRY_FOR), values).one()[0])
             except BaseException:
                 connection.invalidate()
                 connection.close()
@@ -266,7 +308,7 @@ class Database:
         """
         try:
             with self.begin() as connection:
-                connection.execute(text("SELECT 1"))
+                connection.execute(sql.text("SELECT 1"))
         except StorageError as error:
             return [CheckResult("connection", ok=False, detail=str(error))]
         results = [CheckResult("connection", ok=True, detail=self.masked_url)]
@@ -282,13 +324,13 @@ class Database:
 
     def scalar(self, statement: str) -> Any:
         """The single value of a statement without parameters."""
-        with self.begin() as connection:
-            return connection.scalar(text(statement))
+        rows = self.rows(statement)
+        return rows[0][0] if rows else None
 
     def _revision_in(self, table: str) -> str | None:
         try:
             found = self.scalar(f"SELECT max(version_num) FROM {table}")  # noqa: S608 (our own constants)
-        except ProgrammingError as error:
+        except sql.ProgrammingError as error:
             if sqlstate(error) in (UNDEFINED_TABLE, INVALID_SCHEMA):
                 return None
             raise
@@ -296,8 +338,8 @@ class Database:
 
     def _unlock(self, connection: Connection, number: dict[str, int], key: str) -> None:
         try:
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), number)
-        except DBAPIError:
+            connection.execute(sql.text("SELECT pg_advisory_unlock(:key)"), number)
+        except sql.DBAPIError:
             # The connection broke, and the server freed the lock then: what the caller did
             # since was not under it. Raising would hide an error of the caller's own.
             connection.invalidate()
@@ -307,75 +349,31 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as error:
-            translated = self._translate(error)
-            if translated is None:
+        except sql.DBAPIError as error:
+            ours = translated(error, self.url)
+            if ours is None:
                 raise
-            raise translated from None
-
-    def _translate(self, error: DBAPIError) -> StorageError | None:
-        state, said = sqlstate(error), str(error.orig)
-        if state in BUSY_STATES:
-            message = f"the database {self.masked_url} is busy: {said.splitlines()[0]}; try again"
-            return DatabaseBusy(message, waited_for_lock=state == LOCK_NOT_AVAILABLE)
-        if error.connection_invalidated or (state is None and error.statement is None):
-            return unreachable(self.url, said)
-        if state is not None and state[:2] in ("08", "57", "53"):
-            return unreachable(self.url, said)
-        if state == INSUFFICIENT_PRIVILEGE:
-            return DatabaseRefuses(
-                f"the database {self.masked_url} denies a right: {scrub(self.url, said.splitlines()[0])}; "
-                f"`shoal db roles` grants what workers and readers need"
-            )
-        if state == READ_ONLY:
-            return DatabaseRefuses(
-                f"the database {self.masked_url} may only be read so: {said.splitlines()[0]}; "
-                "what changes anything runs as the role shoal_worker"
-            )
-        if state == CHECK_VIOLATION or (state is not None and state[:2] == "22"):
-            return ValueRefused(f"the database refuses a value: {said.splitlines()[0]}")
-        return None
-
-
-UNDEFINED_TABLE, INVALID_SCHEMA = "42P01", "3F000"
-INSUFFICIENT_PRIVILEGE, READ_ONLY = "42501", "25006"
-CHECK_VIOLATION, UNIQUE_VIOLATION, FOREIGN_KEY_VIOLATION = "23514", "23505", "23503"
-LOCK_NOT_AVAILABLE = "55P03"
-BUSY_STATES = ("40001", "40P01", LOCK_NOT_AVAILABLE, "57014")
-"""Serialisation failure, deadlock, lock timeout, statement timeout: rolled back by the server.
-
-Postgres' error codes (appendix A of its manual)."""
+            raise ours from None
 
 
 def open_database(
-    url: str | None = None, *, application_name: str = "shoal", patience: float | None = None
+    url: str | None = None,
+    *,
+    application_name: str = "shoal",
+    patience: float | None = None,
+    looks: bool = False,
 ) -> Database:
-    """Resolve the URL, connect, and bring our schema up to date.
+    """Resolve the URL, connect, and bring our schema up to date. Arguments as of `Database`.
 
     Raises `DatabaseUnreachable`, `DatabaseUnsuitable` or `EmbeddedError`.
     """
-    database = Database(resolve_url(url), application_name=application_name, patience=patience)
+    database = Database(resolve_url(url), application_name=application_name, patience=patience, looks=looks)
     try:
         database.migrate()
     except BaseException:
         database.close()
         raise
     return database
-
-
-def sqlstate(error: DBAPIError) -> str | None:
-    """Postgres' five-character code of an error, None if it didn't come from the server."""
-    return getattr(error.orig, "pgcode", None)
-
-
-def optuna_tables_missing(error: DBAPIError) -> bool:
-    """Whether a statement failed because nobody has opened Optuna's storage in this database yet."""
-    return sqlstate(error) == UNDEFINED_TABLE and "shoal." not in str(error.orig).splitlines()[0]
-
-
-def constraint_of(error: DBAPIError) -> str | None:
-    """The name of the constraint that an error says was violated."""
-    return getattr(getattr(error.orig, "diag", None), "constraint_name", None)
 
 
 def lock_number(key: str) -> int:

@@ -6,16 +6,18 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import IntegrityError
-
+from storage import lazily as sql
 from storage.control import Control, control_key
-from storage.database import Database, constraint_of, lock_number
+from storage.database import Database, lock_number
 from storage.errors import ExperimentExists, ExperimentNotFound, ValueRefused
 from storage.records import ExperimentRecord, ExperimentState, StudyRecord, StudyRole
+from storage.sqlstates import constraint_of
 from storage.values import json_text, storable
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 COLUMNS = "id, name, spec, space_hash, state, stop_requested, created_at, updated_at, environment"
 
@@ -24,7 +26,7 @@ INSERT INTO shoal.experiments (name, spec, space_hash, environment)
 VALUES (:name, CAST(:spec AS json), :space_hash, CAST(:environment AS json))
 ON CONFLICT (name) DO NOTHING
 RETURNING {COLUMNS}
-"""  # noqa: S608 (only our own constants are put in)
+"""  # noqa: S608 (here and below: only our own constants are put in)
 
 ADD_STUDIES = """
 INSERT INTO shoal.experiment_studies (experiment_id, method, replicate, name, role)
@@ -87,7 +89,7 @@ class Experiments:
             "environment": json_text(dict(environment)),
         }
         with self.database.begin() as connection:
-            row = connection.execute(text(CREATE), values).mappings().one_or_none()
+            row = connection.execute(sql.text(CREATE), values).mappings().one_or_none()
             if row is not None:
                 created = ExperimentRecord(**row)
                 _add_studies(connection, created.id, studies)
@@ -102,7 +104,7 @@ class Experiments:
         """
         with self.database.begin() as connection:
             values = {"id": experiment_id, "spec": json_text(dict(spec))}
-            row = connection.execute(text(GROW), values).mappings().one_or_none()
+            row = connection.execute(sql.text(GROW), values).mappings().one_or_none()
             if row is None:
                 raise ExperimentNotFound(f"there is no experiment with id {experiment_id}")
             _add_studies(connection, experiment_id, studies)
@@ -111,20 +113,18 @@ class Experiments:
     def get(self, name: str) -> ExperimentRecord:
         """The experiment of that name. Raises `ExperimentNotFound`, naming similar ones."""
         statement = f"SELECT {COLUMNS} FROM shoal.experiments WHERE name = :name"  # noqa: S608
-        with self.database.begin() as connection:
-            row = connection.execute(text(statement), {"name": storable(name)}).mappings().one_or_none()
-            if row is not None:
-                return ExperimentRecord(**row)
-            names = connection.scalars(text("SELECT name FROM shoal.experiments ORDER BY id DESC LIMIT 1000"))
-            near = tuple(difflib.get_close_matches(name, names.all(), n=3))
+        found = self.database.rows(statement, {"name": storable(name)})
+        if found:
+            return ExperimentRecord(**found[0]._asdict())
+        names = self.database.rows("SELECT name FROM shoal.experiments ORDER BY id DESC LIMIT 1000")
+        near = tuple(difflib.get_close_matches(name, [row[0] for row in names], n=3))
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ExperimentNotFound(f"there is no experiment {name!r}{hint}", near)
 
     def list(self) -> list[ExperimentRecord]:
         """All experiments, oldest first."""
         statement = f"SELECT {COLUMNS} FROM shoal.experiments ORDER BY id"  # noqa: S608
-        with self.database.begin() as connection:
-            return [ExperimentRecord(**row) for row in connection.execute(text(statement)).mappings()]
+        return [ExperimentRecord(**row._asdict()) for row in self.database.rows(statement)]
 
     def studies(self, experiment_id: int, *, role: StudyRole | None = "search") -> Sequence[StudyRecord]:
         """The studies of an experiment, in the order in which they were given; None: of every role."""
@@ -133,7 +133,7 @@ class Experiments:
             "WHERE experiment_id = :id AND (CAST(:role AS text) IS NULL OR role = :role) ORDER BY id"
         )
         with self.database.begin() as connection:
-            rows = connection.execute(text(statement), {"id": experiment_id, "role": role}).mappings()
+            rows = connection.execute(sql.text(statement), {"id": experiment_id, "role": role}).mappings()
             return [StudyRecord(**row) for row in rows]
 
     def add_study(
@@ -153,7 +153,7 @@ class Experiments:
     def begin(self, experiment_id: int) -> None:
         """Store that one which was created is running; any other state stays."""
         with self.database.begin() as connection:
-            connection.execute(text(BEGIN), {"id": experiment_id})
+            connection.execute(sql.text(BEGIN), {"id": experiment_id})
 
     def request_stop(self, experiment_id: int, flag: bool = True) -> None:
         """Ask the controller to stop, or take that back. Raises `ExperimentNotFound`."""
@@ -163,7 +163,7 @@ class Experiments:
         """Whether somebody asked it to stop. Raises `ExperimentNotFound`."""
         statement = "SELECT stop_requested FROM shoal.experiments WHERE id = :id"
         with self.database.begin() as connection:
-            flag = connection.scalar(text(statement), {"id": experiment_id})
+            flag = connection.scalar(sql.text(statement), {"id": experiment_id})
         if flag is None:
             raise ExperimentNotFound(f"there is no experiment with id {experiment_id}")
         return bool(flag)
@@ -172,7 +172,7 @@ class Experiments:
         """Whether somebody asked it to stop, and when its record changed. Raises `ExperimentNotFound`."""
         statement = "SELECT stop_requested, updated_at FROM shoal.experiments WHERE id = :id"
         with self.database.begin() as connection:
-            row = connection.execute(text(statement), {"id": experiment_id}).one_or_none()
+            row = connection.execute(sql.text(statement), {"id": experiment_id}).one_or_none()
         if row is None:
             raise ExperimentNotFound(f"there is no experiment with id {experiment_id}")
         return bool(row[0]), row[1]
@@ -197,8 +197,7 @@ class Experiments:
         A state that was read before may be newer or older than this: a controller takes the lock
         before it says that it runs, and gives it back after it has said how that ended.
         """
-        with self.database.begin() as connection:
-            held = frozenset(connection.scalars(text(HELD)))
+        held = frozenset(number for (number,) in self.database.rows(HELD))
         return frozenset(number for number in experiment_ids if lock_number(control_key(number)) in held)
 
     def changed_within(self, seconds: float, experiment_ids: Iterable[int]) -> bool:
@@ -208,12 +207,11 @@ class Experiments:
                        AND updated_at > clock_timestamp() - make_interval(secs => :seconds))
         """
         values = {"ids": list(experiment_ids), "seconds": seconds}
-        with self.database.begin() as connection:
-            return bool(connection.scalar(text(statement), values))
+        return bool(self.database.rows(statement, values)[0][0])
 
     def _update(self, statement: str, **values: Any) -> None:
         with self.database.begin() as connection:
-            found = connection.execute(text(statement), values).rowcount
+            found = connection.execute(sql.text(statement), values).rowcount
         if not found:
             raise ExperimentNotFound(f"there is no experiment with id {values['id']}")
 
@@ -230,8 +228,8 @@ def _add_studies(
         "names": [name for _, _, name in studies],
     }
     try:
-        connection.execute(text(ADD_STUDIES), values)
-    except IntegrityError as error:
+        connection.execute(sql.text(ADD_STUDIES), values)
+    except sql.IntegrityError as error:
         if constraint_of(error) != "experiment_studies_name_unique":
             raise
         detail = getattr(getattr(error.orig, "diag", None), "message_detail", None)

@@ -12,9 +12,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from storage.curves import READ
-from storage.database import Database, optuna_tables_missing
+from storage.database import Database
 from storage.queries import BY_NUMBER, OF_OUR_STUDIES, ROWS, rows_of
 from storage.records import EpochRecord, StudyRole, TrialRow
+from storage.sqlstates import optuna_tables_missing
 
 ENDED = """
 SELECT trial.trial_id

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
-
-from storage.database import FOREIGN_KEY_VIOLATION, Database, constraint_of, sqlstate
+from storage import lazily as sql
+from storage.database import Database
 from storage.errors import ExperimentNotFound, ValueRefused
 from storage.records import LaunchRecord
+from storage.sqlstates import FOREIGN_KEY_VIOLATION, constraint_of, sqlstate
 from storage.values import json_text, storable
 
 COLUMNS = (
@@ -27,7 +26,7 @@ ADD = f"""
 INSERT INTO shoal.launches (experiment_id, generation, submission, address, options)
 VALUES (:experiment_id, :generation, :submission, :address, CAST(:options AS json))
 RETURNING {COLUMNS}
-"""  # noqa: S608 (only our own constants are put in)
+"""  # noqa: S608 (here and below: only our own constants are put in)
 
 OF_EXPERIMENT = f"SELECT {COLUMNS} FROM shoal.launches WHERE experiment_id = :id ORDER BY generation"  # noqa: S608
 
@@ -95,8 +94,8 @@ class Launches:
         }
         try:
             with self.database.begin() as connection:
-                return LaunchRecord(**connection.execute(text(ADD), values).mappings().one())
-        except IntegrityError as error:
+                return LaunchRecord(**connection.execute(sql.text(ADD), values).mappings().one())
+        except sql.IntegrityError as error:
             if sqlstate(error) == FOREIGN_KEY_VIOLATION:
                 message = f"there is no experiment with id {experiment_id}"
             elif constraint_of(error) in TAKEN:
@@ -107,19 +106,17 @@ class Launches:
 
     def newest(self, experiment_id: int) -> LaunchRecord | None:
         """The launch of the highest generation; None if there is none."""
-        with self.database.begin() as connection:
-            row = connection.execute(text(NEWEST), {"id": experiment_id}).mappings().one_or_none()
-            return None if row is None else LaunchRecord(**row)
+        rows = self.database.rows(NEWEST, {"id": experiment_id})
+        return LaunchRecord(**rows[0]._asdict()) if rows else None
 
     def under_way(self) -> frozenset[int]:
         """Experiments that need no controller now: workers joined them, or a driver is on its way."""
-        with self.database.begin() as connection:
-            return frozenset(connection.scalars(text(WITHOUT_CONTROLLER)))
+        return frozenset(experiment_id for (experiment_id,) in self.database.rows(WITHOUT_CONTROLLER))
 
     def of_experiment(self, experiment_id: int) -> list[LaunchRecord]:
         """All launches, oldest first."""
         with self.database.begin() as connection:
-            rows = connection.execute(text(OF_EXPERIMENT), {"id": experiment_id}).mappings()
+            rows = connection.execute(sql.text(OF_EXPERIMENT), {"id": experiment_id}).mappings()
             return [LaunchRecord(**row) for row in rows]
 
     def start(self, experiment_id: int, generation: int) -> None:
@@ -146,7 +143,7 @@ class Launches:
     def _update(self, statement: str, **values: Any) -> None:
         def work(_unsure: bool) -> None:
             with self.database.begin() as connection:
-                connection.execute(text(statement), values)
+                connection.execute(sql.text(statement), values)
 
         self.database.retrying(work)
 

@@ -72,7 +72,7 @@ SELECT held.id, picked.trial_id, picked.number,
        %(worker)s, clock_timestamp() + make_interval(secs => %(ttl)s), clock_timestamp(), %(write)s,
        clock_timestamp()
 FROM picked, held;
-"""  # noqa: S608 (only our own constants are put in)
+"""  # noqa: S608 (here and below: only our own constants are put in)
 
 MAKE = f"""
 WITH target AS (

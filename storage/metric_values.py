@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from storage.records import ExperimentState, StudyRole, TrialState
+
+ToldState: TypeAlias = TrialState | Literal["paused"]
+"""Of a trial; `paused`: it rests at a rung until it is promoted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,7 @@ class TrialNumbers(NamedTuple):
 
     method: str
     role: StudyRole
-    state: TrialState
+    state: ToldState
     trials: int
     best: float | None
     """The best value of those that are complete and did not diverge."""

@@ -32,9 +32,10 @@ from storage.metric_values import (
     ServerNumbers,
     Snapshot,
     ToldExperiment,
+    ToldState,
     TrialNumbers,
 )
-from storage.queries import STATES, TRAINED, VALUE
+from storage.queries import RESTS, STATES, TRAINED, VALUE
 
 MOST_EXPERIMENTS = 100
 """Experiments that are told of one by one: those under way first, then those that changed last."""
@@ -46,6 +47,9 @@ STANDING = "10 minutes"
 """Events of which nothing older can appear any more: no transaction of ours lasts nearly as long."""
 
 UNDER_WAY = ("created", "running")
+
+PAUSED: ToldState = "paused"
+"""State of a trial that rests, to Optuna one that waits."""
 
 TOLD = ("expired", "given_up", "refused")
 """Kinds of events that are counted."""
@@ -76,7 +80,7 @@ ORDER BY state = ANY(:under_way) DESC, updated_at DESC, id DESC LIMIT {MOST_EXPE
 STATE_COUNTS = "SELECT state, count(*) FROM shoal.experiments GROUP BY state"
 
 COUNTED = f"""
-SELECT study.experiment_id, study.method, study.role, trial.state, count(*) AS trials,
+SELECT study.experiment_id, study.method, study.role, told.state, count(*) AS trials,
        max(wanted.sign * ({VALUE})) FILTER (WHERE {TRAINED}) * max(wanted.sign) AS best,
        max(wanted.sign) AS sign
 FROM shoal.experiment_studies AS study
@@ -86,10 +90,11 @@ LEFT JOIN study_directions AS direction ON direction.study_id = optuna.study_id 
 CROSS JOIN LATERAL (
     SELECT CASE WHEN direction.direction = 'MAXIMIZE' THEN 1 ELSE -1 END AS sign
 ) AS wanted
+CROSS JOIN LATERAL (SELECT CASE WHEN {RESTS} THEN '{PAUSED}' ELSE trial.state::text END AS state) AS told
 LEFT JOIN trial_values AS result ON result.trial_id = trial.trial_id AND result.objective = 0
 WHERE study.experiment_id = ANY(:ids)
-GROUP BY study.experiment_id, study.method, study.role, trial.state
-ORDER BY study.experiment_id, study.method, study.role, trial.state
+GROUP BY study.experiment_id, study.method, study.role, told.state
+ORDER BY study.experiment_id, study.method, study.role, told.state
 """  # noqa: S608
 
 TRAINED_SO_FAR = """
@@ -281,7 +286,7 @@ class Numbers:
         return {
             number: ExperimentNumbers(
                 trials=[
-                    TrialNumbers(row.method, row.role, STATES[row.state], row.trials, row.best)
+                    TrialNumbers(row.method, row.role, _state(row.state), row.trials, row.best)
                     for row in counted
                     if row.experiment_id == number
                 ],
@@ -343,3 +348,8 @@ def _schedules(reader: _Reader) -> tuple[Sequence[ScheduleNumbers], NoticeNumber
         for row in reader.rows(SCHEDULES)
     ]
     return schedules, NoticeNumbers(**reader.rows(NOTICES)[0]._mapping)
+
+
+def _state(word: str) -> ToldState:
+    """A trial's state from the word of a row of `COUNTED`."""
+    return PAUSED if word == PAUSED else STATES[word]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from storage.database import Database, optuna_tables_missing
+from storage.database import Database
 from storage.records import StudyRole
+from storage.sqlstates import optuna_tables_missing
 
 OPEN = """
 SELECT study.role, study.method, study.replicate, trial.number

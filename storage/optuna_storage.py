@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from storage.database import OPTUNA_REVISION, UNDEFINED_TABLE, engine_settings, sqlstate
+from storage.connections import engine_settings
+from storage.database import OPTUNA_REVISION
 from storage.errors import DatabaseUnsuitable
+from storage.sqlstates import UNDEFINED_TABLE, sqlstate
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

@@ -37,7 +37,7 @@ WHERE firing.id = notice.firing_id AND notice.id = (
 )
 RETURNING notice.id, notice.firing_id, notice.body, notice.tries, notice.created_at,
           schedule.webhook, schedule.webhook_format, {CLOCK} AS now
-"""  # noqa: S608 (only our own constants are put in)
+"""  # noqa: S608 (here and below: only our own constants are put in)
 
 SENT = f"UPDATE shoal.notices SET sent_at = {CLOCK}, last_error = NULL WHERE id = :id AND sent_at IS NULL"  # noqa: S608
 

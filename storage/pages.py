@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from storage.database import Database, optuna_tables_missing
+from storage.database import Database
 from storage.page_values import (
     AttemptView,
     ExperimentOverview,
@@ -25,6 +25,7 @@ from storage.page_values import (
 )
 from storage.queries import BY_NUMBER, OF_OUR_STUDIES, ROWS, STATES, TRAINED, VALUE, rows_of
 from storage.records import ExperimentRecord, StudyRecord, TrialRow, TrialState
+from storage.sqlstates import optuna_tables_missing
 
 OF_THE_SEARCH = "(study.role = 'search' OR study.id = CAST(:study_id AS integer))"
 """Where studies that retrain winners are shown only if one of them is asked for."""

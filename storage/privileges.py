@@ -122,7 +122,7 @@ def namespaces_work() -> bool:
         return False
     shows_uid = "import os, sys; sys.exit(os.geteuid() == 0)"
     command = [sys.executable, "-I", "-S", "-c", ENTER_NAMESPACE, sys.executable, "-I", "-S", "-c", shows_uid]
-    finished = subprocess.run(  # noqa: S603
+    finished = subprocess.run(  # noqa: S603 (likewise)
         command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
     return finished.returncode == 0

@@ -11,16 +11,17 @@ from dataclasses import asdict
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from storage.database import FOREIGN_KEY_VIOLATION, Database, sqlstate
+from storage.database import Database
 from storage.errors import ExperimentNotFound
 from storage.records import ProgramRecord
+from storage.sqlstates import FOREIGN_KEY_VIOLATION, sqlstate
 
 COLUMNS = "program, batch, device, fused, reason, fused_rate, alone_rate, slots, rows"
 
 GET = f"""
 SELECT {COLUMNS} FROM shoal.programs
 WHERE experiment_id = :experiment_id AND program = :program AND batch = :batch AND device = :device
-"""  # noqa: S608 (only our own constants are put in)
+"""  # noqa: S608 (here and below: only our own constants are put in)
 
 # LEAST passes over NULLs.
 PUT = f"""

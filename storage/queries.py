@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-
-from storage.database import Database, optuna_tables_missing
+from storage import lazily as sql
+from storage.database import Database
 from storage.experiments import Experiments
 from storage.records import StudyProgress, StudyRecord, StudyRole, TrialRow, TrialState
+from storage.sqlstates import optuna_tables_missing
 
 STATES: Mapping[str, TrialState] = {
     "WAITING": "waiting",
@@ -40,9 +39,18 @@ trial.state = 'COMPLETE' AND NOT EXISTS (
 """
 """Complete, and not diverged: that has the metric's worst value, and is never the best."""
 
+RESTS = """
+trial.state = 'WAITING' AND study.role = 'search'
+AND (SELECT own.spec -> 'pruner' ->> 'name' FROM shoal.experiments AS own
+     WHERE own.id = study.experiment_id) = 'asha_promotion'
+AND EXISTS (SELECT FROM trial_intermediate_values AS said WHERE said.trial_id = trial.trial_id)
+"""
+"""Waits after some epochs where trials pause: it rests until it is promoted."""
+
 PROGRESS = f"""
 SELECT study.id, study.experiment_id, study.method, study.replicate, study.name, study.role,
-       coalesce(counted.waiting, 0) AS waiting, coalesce(counted.running, 0) AS running,
+       coalesce(counted.waiting, 0) AS waiting, coalesce(counted.paused, 0) AS paused,
+       coalesce(counted.running, 0) AS running,
        coalesce(counted.complete, 0) AS complete, coalesce(counted.pruned, 0) AS pruned,
        coalesce(counted.failed, 0) AS failed,
        spent.epochs, spent.seconds, counted.sign * counted.best AS best,
@@ -50,6 +58,7 @@ SELECT study.id, study.experiment_id, study.method, study.replicate, study.name,
 FROM shoal.experiment_studies AS study
 LEFT JOIN LATERAL (
     SELECT count(*) FILTER (WHERE trial.state = 'WAITING') AS waiting,
+           count(*) FILTER (WHERE {RESTS}) AS paused,
            count(*) FILTER (WHERE trial.state = 'RUNNING') AS running,
            count(*) FILTER (WHERE trial.state = 'COMPLETE') AS complete,
            count(*) FILTER (WHERE trial.state = 'PRUNED') AS pruned,
@@ -76,7 +85,7 @@ LEFT JOIN LATERAL (
 ) AS spent ON true
 WHERE study.experiment_id = :experiment_id AND (CAST(:role AS text) IS NULL OR study.role = :role)
 ORDER BY study.id
-"""  # noqa: S608 (only our own constants are put in)
+"""  # noqa: S608 (here and below: only our own constants are put in)
 
 # Parts of the statements here and in `storage.pages`: which trials, with what is asked of Optuna's own row …
 OF_OUR_STUDIES = f"""
@@ -183,9 +192,8 @@ def progress(
     """How far every study of an experiment is, in the studies' order; `role` None: of every role."""
     values = {"experiment_id": experiment_id, "role": role}
     try:
-        with database.begin() as connection:
-            rows = connection.execute(text(PROGRESS), values).mappings().all()
-    except DBAPIError as error:
+        rows = database.rows(PROGRESS, values)
+    except sql.DBAPIError as error:
         if not optuna_tables_missing(error):
             raise
         nothing = dict.fromkeys(("waiting", "running", "complete", "pruned", "failed", "epochs"), 0)
@@ -193,7 +201,7 @@ def progress(
         return [
             StudyProgress(study=study, **nothing, seconds=0.0, best=None, present=False) for study in studies
         ]
-    return [_progress(dict(row)) for row in rows]
+    return [_progress(row._asdict()) for row in rows]
 
 
 def trials(
@@ -225,13 +233,12 @@ def best(database: Database, experiment_id: int, *, method: str | None = None) -
 def direction(database: Database, experiment_id: int) -> Direction | None:
     """Whether larger or smaller values are better in an experiment's studies; None before they are made."""
     try:
-        with database.begin() as connection:
-            found = connection.scalar(text(DIRECTION), {"experiment_id": experiment_id})
-    except DBAPIError as error:
+        rows = database.rows(DIRECTION, {"experiment_id": experiment_id})
+    except sql.DBAPIError as error:
         if optuna_tables_missing(error):
             return None
         raise
-    return None if found is None else "maximize" if found == "MAXIMIZE" else "minimize"
+    return None if not rows else "maximize" if rows[0][0] == "MAXIMIZE" else "minimize"
 
 
 def decode_parameter(value: float, distribution: str) -> Any:
@@ -254,9 +261,8 @@ def _describe(distribution: str) -> tuple[str, tuple[Any, ...]]:
 def rows_of(database: Database, statement: str, values: Mapping[str, Any]) -> list[TrialRow]:
     """The rows of a statement that ends in `ROWS`; none before Optuna's tables are made."""
     try:
-        with database.begin() as connection:
-            return [_trial(row) for row in connection.execute(text(statement), values)]
-    except DBAPIError as error:
+        return [_trial(row) for row in database.rows(statement, values)]
+    except sql.DBAPIError as error:
         if optuna_tables_missing(error):
             return []
         raise

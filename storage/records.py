@@ -162,6 +162,7 @@ class StudyProgress:
 
     study: StudyRecord
     waiting: int
+    """In the queue, those that rest among them."""
     running: int
     complete: int
     pruned: int
@@ -174,6 +175,8 @@ class StudyProgress:
     """The best value of a complete trial in the study's direction; None if there is none."""
     present: bool = True
     """Whether Optuna's tables hold the study: it may not be made yet, or somebody deleted it."""
+    paused: int = 0
+    """Those of `waiting` that rest at a rung until they are promoted."""
 
     @property
     def trials(self) -> int:

@@ -182,7 +182,7 @@ def _made(role: str) -> str:
 
 def _verifier(connection: Connection, role: str, password: str) -> str:
     """What the server keeps of a password (SCRAM): no statement, and so no log, holds the password."""
-    from psycopg2.extensions import encrypt_password  # type: ignore[import-untyped]
+    from psycopg2.extensions import encrypt_password  # type: ignore[import-untyped]  # it has no types
 
     driver = connection.connection.driver_connection
     found = str(encrypt_password(password, role, scope=driver, algorithm="scram-sha-256"))
@@ -208,7 +208,7 @@ NO_OTHER_DATABASES = f"""DO $$ DECLARE one name; BEGIN
         EXECUTE format('REVOKE CONNECT, TEMPORARY ON DATABASE %I '
                        'FROM PUBLIC, {OWNER}, {WORKER}, {READER}', one);
     END LOOP;
-END $$"""  # noqa: S608 (only our own names are put in)
+END $$"""  # noqa: S608 (here and below: only our own names are put in)
 """A new server lets everybody connect there, and make tables that go with the session and fill its disk.
 Only a database's owner takes that away, or the superuser; whoever else shall connect needs a GRANT then."""
 

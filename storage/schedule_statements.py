@@ -23,7 +23,7 @@ VALUES (:name, CAST(:spec AS json), :cron, :timezone, :overlap, :each, :budget_s
         :late_seconds, :webhook, :webhook_format, CAST(:options AS json), {CLOCK}, {CLOCK}, {CLOCK})
 ON CONFLICT (name) DO NOTHING
 RETURNING {COLUMNS}
-"""  # noqa: S608 (only our own constants are put in)
+"""  # noqa: S608 (here and below: only our own constants are put in)
 
 CHANGE = f"""
 UPDATE shoal.schedules

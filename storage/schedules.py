@@ -94,7 +94,7 @@ class Schedules:
             row = self._execute(connection, CREATE, **values).mappings().one_or_none()
             if row is not None:
                 return ScheduleRecord(**row), "made"
-            lock = f"SELECT {COLUMNS} FROM shoal.schedules WHERE name = :name FOR UPDATE"  # noqa: S608
+            lock = f"SELECT {COLUMNS} FROM shoal.schedules WHERE name = :name FOR UPDATE"  # noqa: S608 (here and below: only our own constants are put in)
             there = ScheduleRecord(**self._execute(connection, lock, name=values["name"]).mappings().one())
             if there.removed_at is None and there.settings == settings:
                 return there, "unchanged"

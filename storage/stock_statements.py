@@ -29,7 +29,7 @@ WITH begun AS (
 )
 SELECT number, token, deadline, (SELECT max(epoch) FROM shoal.epochs WHERE trial_id = %(trial)s) AS last_step
 FROM begun
-"""  # noqa: S608 (only our own constants are put in)
+"""  # noqa: S608 (here and below: only our own constants are put in)
 
 HOLD = """
 SELECT token, trial_id, state FROM shoal.attempts WHERE token = ANY(%(tokens)s)

@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from storage.database import FOREIGN_KEY_VIOLATION, Database, sqlstate
+from storage.database import Database
 from storage.errors import ExperimentNotFound
 from storage.records import TestReading
+from storage.sqlstates import FOREIGN_KEY_VIOLATION, sqlstate
 from storage.values import json_text
 
 COLUMNS = """
@@ -25,7 +26,7 @@ INSERT INTO shoal.test_readings
 VALUES (:experiment_id, :study_name, :trial_id, :trial_number, CAST(:config AS json), :seed,
         CAST(:metrics AS json), CAST(:validation AS json), :epochs, :images, :seconds)
 RETURNING {COLUMNS}
-"""  # noqa: S608 (only our own constants are put in)
+"""  # noqa: S608 (here and below: only our own constants are put in)
 
 READ = f"SELECT {COLUMNS} FROM shoal.test_readings WHERE experiment_id = :id ORDER BY id"  # noqa: S608
 

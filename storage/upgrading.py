@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, text
-
+from storage import lazily as sql
 from storage.errors import DatabaseUnsuitable
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from storage.database import Database
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -31,7 +32,7 @@ def upgrade(database: Database, schema: str, found: str | None, newest: str) -> 
         )
     _check_right(database, schema, found, newest)
     with database.begin() as connection:
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(sql.text("SET LOCAL statement_timeout = 0"))
         upgrade_on(connection)
 
 
@@ -49,7 +50,7 @@ def upgrade_on(connection: Connection) -> None:
 def _check_right(database: Database, schema: str, found: str | None, newest: str) -> None:
     """A worker's role works with the tables and may not make them: say so before Postgres does."""
     with database.begin() as connection:
-        allowed, role = connection.execute(text(MAY_CHANGE), {"schema": schema}).one()
+        allowed, role = connection.execute(sql.text(MAY_CHANGE), {"schema": schema}).one()
     if allowed:
         return
     state = f"has schema {found}" if found else "has none of our tables"

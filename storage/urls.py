@@ -6,11 +6,14 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
-
+from storage import lazily as sql
 from storage.errors import DatabaseBusy, DatabaseUnreachable
+from storage.plain import PLAIN
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 URL_VARIABLE = "SHOAL_DATABASE_URL"
 FILE_VARIABLE = "SHOAL_DATABASE_URL_FILE"
@@ -99,6 +102,8 @@ def url_of_environment() -> str | None:
 
 def canonical(url: str) -> str:
     """The same URL with the driver named, as SQLAlchemy and Optuna take it; password included."""
+    if PLAIN.fullmatch(url):
+        return f"{DRIVER}://{url.partition('://')[2]}"
     return parse(url).render_as_string(hide_password=False)
 
 
@@ -113,9 +118,9 @@ def parse(url: str) -> URL:
             f"leave the URL out to use the embedded one"
         )
     try:
-        parsed = make_url(url.strip()).set(drivername=DRIVER)
+        parsed = sql.make_url(url.strip()).set(drivername=DRIVER)
         understood = "@" not in (parsed.host or "") and "@" not in (parsed.database or "")
-    except (ArgumentError, ValueError):
+    except (sql.ArgumentError, ValueError):
         understood = False
     if not understood:
         raise DatabaseUnreachable(
@@ -155,5 +160,5 @@ def unreachable(url: str, driver_message: str) -> DatabaseUnreachable:
 
 def scrub(url: str, text: str) -> str:
     """`text` without the URL's password, in case somebody's message quotes it."""
-    password = make_url(url).password
+    password = sql.make_url(url).password
     return text.replace(str(password), HIDDEN) if password else text

@@ -78,11 +78,11 @@ COMMAND_PATIENCE = 5.0
 
 
 @contextmanager
-def opened(url: str | None) -> Iterator[Database]:
-    """The database of a command, closed when the command is done."""
+def opened(url: str | None, *, looks: bool = False) -> Iterator[Database]:
+    """The database of a command, closed when the command is done; `looks`: for a quick look (`Database`)."""
     from storage.database import open_database
 
-    database = open_database(url, patience=COMMAND_PATIENCE)
+    database = open_database(url, patience=COMMAND_PATIENCE, looks=looks)
     try:
         yield database
     finally:

@@ -22,6 +22,7 @@ from search.failures import ExitCode, not_found
 from search.formats import format_number, format_seconds, format_time, format_value
 from search.launch.narrate import launch_line
 from search.progress import MethodProgress, ProgressView, progress_table
+from search.trial_fields import trial_fields
 from storage.errors import ExperimentNotFound, ScheduleNotFound
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """List experiments, or show how far one is; of a schedule, its generations."""
-    with opened(database) as connection:
+    with opened(database, looks=True) as connection:
         if experiment is None:
             _list(connection, as_json=as_json)
             return
@@ -126,6 +127,7 @@ def _status(seen: Look) -> dict[str, object]:
         "studies": [
             {"study": row.study.name, "method": row.study.method, "replicate": row.study.replicate}
             | {key: value for key, value in asdict(row).items() if key != "study"}
+            | {"waiting": row.waiting - row.paused}
             for row in seen.studies
         ],
     }
@@ -149,12 +151,13 @@ def _retraining(found: MethodProgress | None) -> dict[str, object] | None:
 
 
 def _studies(rows: Sequence[StudyProgress]) -> Table:
-    columns = ("study", "complete", "pruned", "failed", "open", "epochs", "device time", "best")
+    paused = ("paused",) if any(row.paused for row in rows) else ()
+    columns = ("study", "complete", "pruned", "failed", "open", *paused, "epochs", "device time", "best")
     return output.table(
         columns,
         [
-            (r.study.name, r.complete, r.pruned, r.failed, r.running + r.waiting, r.epochs,
-             format_seconds(r.seconds), format_number(r.best))
+            (r.study.name, r.complete, r.pruned, r.failed, r.running + r.waiting - r.paused,
+             *([r.paused] if paused else []), r.epochs, format_seconds(r.seconds), format_number(r.best))
             for r in rows
         ],
         numbers=columns[1:],
@@ -207,7 +210,7 @@ def trials(
     from storage import queries
     from storage.experiments import Experiments
 
-    with opened(database) as connection:
+    with opened(database, looks=True) as connection:
         record = Experiments(connection).get(experiment)
         _check_method(record, method)
         page = limit if as_json or limit is not None else PAGE
@@ -256,25 +259,7 @@ def _config(params: Mapping[str, object]) -> str:
 
 def trial_json(row: TrialRow) -> dict[str, object]:
     """A trial as `--json` shows it."""
-    return {
-        "study": row.study_name,
-        "method": row.method,
-        "replicate": row.replicate,
-        "trial": row.number,
-        "state": row.state,
-        "diverged": row.diverged,
-        "value": row.value,
-        "params": dict(row.params),
-        "epochs": row.epochs,
-        "device_seconds": row.seconds,
-        "sampler_seconds": row.sampler_seconds,
-        "attempts": row.attempts,
-        "shared_with": row.shared_with,
-        "shared_epochs": row.shared_epochs,
-        "reason": row.reason,
-        "started_at": row.started_at.isoformat() if row.started_at else None,
-        "ended_at": row.ended_at.isoformat() if row.ended_at else None,
-    }
+    return {**trial_fields(row), "params": dict(row.params)}
 
 
 def best(
@@ -286,7 +271,7 @@ def best(
     as_json: AsJson = False,
 ) -> None:
     """Show each method's best trial and its config; with --json, also each study's."""
-    with opened(database) as connection:
+    with opened(database, looks=True) as connection:
         record, rows = best_trials(connection, experiment, method)
     first = {row.method: row for row in reversed(rows)}
     chosen = [first[name] for name in record.spec["methods"] if name in first]

@@ -38,8 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from search.compare.analysis import Analysis
+    from search.compare.base import Comparison
+    from search.compare.contents import Contents
+    from search.compare.render import ReportFiles
     from search.control.events import Outcome
     from search.experiment.spec import ExperimentSpec
+    from storage.database import Database
 
 
 RAY_PATIENCE = 10.0
@@ -208,78 +212,28 @@ def conduct(
     `patience_seconds`; `ended` is told the outcome before anything is made of it. `launched`: on a
     machine that nobody looks at: no report is written, and what workers log is shown.
     """
-    from search.commands.display import RunDisplay
     from search.compare.analysis import analyse
     from search.compare.collect import collect
     from search.compare.contents import contents_of
     from search.compare.document import document
-    from search.compare.render import write_report
-    from search.control.controller import run_experiment
-    from search.control.crew import CrewError
-    from search.observe.running import observed_run
-    from search.trials.precisions import check_precision
 
     check_ray(options.ray_address)
     with opened(options.database) as connection:
-        check_precision(connection, spec.experiment, options.precision)
-        try:
-            with (
-                RunDisplay(spec, connection) as display,
-                observed_run(
-                    spec.experiment,
-                    connection.url,
-                    display.on_event,
-                    metrics_port=options.metrics_port,
-                    sinks=options.sink,
-                ) as on_event,
-            ):
-                outcome = run_experiment(
-                    spec,
-                    connection.url,
-                    workers=options.workers,
-                    in_process=options.in_process,
-                    device=options.device,
-                    trainer=options.trainer,
-                    precision=options.precision,
-                    ray_address=options.ray_address,
-                    checkpoint_seconds=options.checkpoint_seconds,
-                    hang_seconds=options.hang_seconds,
-                    grace_seconds=options.grace_seconds,
-                    idle_seconds=idle_seconds_of(options),
-                    patience_seconds=patience_seconds,
-                    worker_logs=launched,
-                    heeds_stop=launched,
-                    on_event=on_event,
-                )
-        except CrewError as error:
-            raise unreachable(str(error), next="shoal doctor, or --in-process to do without Ray") from error
+        outcome, received = _run_shown(
+            spec, options, connection, patience_seconds=patience_seconds, launched=launched
+        )
         ended(outcome)
-        if display.signal is signal.SIGTERM:
+        if received is signal.SIGTERM:
             # Whoever sends it kills soon; the report can be made at any time.
-            return _end(outcome, display.signal, again)
+            return _end(outcome, received, again)
         comparison = collect(connection, spec.experiment)
     analysis = analyse(comparison)
     contents = contents_of(comparison, analysis)
     files, unwritten = None, ""
-    try:
-        if options.report is not None or not launched:
-            folder = options.report or report_folder(spec.experiment)
-            files = write_report(comparison, folder, analysis, contents)
-    except OSError as error:
-        # What was found is stored and can be shown; a folder that can't be written must not hide it.
-        unwritten = f"{error.filename or 'the report'}: {error.strerror or error}"
+    if options.report is not None or not launched:
+        files, unwritten = _write(options.report, comparison, analysis, contents)
     if options.as_json:
-        body = {
-            "experiment": outcome.experiment,
-            "state": outcome.state,
-            "reason": outcome.reason,
-            "resumed": outcome.resumed,
-            "seconds": outcome.seconds,
-            "files": files
-            and {"json": str(files.json), "markdown": str(files.markdown), "html": str(files.html)},
-            "report": document(comparison, analysis, contents.tables),
-        }
-        output.document("run/1", body)
+        _print_document(outcome, files, document(comparison, analysis, contents.tables))
     else:
         output.show(*comparison_parts(comparison, analysis))
         if files is not None:
@@ -288,7 +242,7 @@ def conduct(
         output.message(f"note: {note.text}")
     if files is not None and not options.no_notes:
         note_in_dashboard(connection.url, comparison, analysis, contents, files.html)
-    code = _end(outcome, display.signal, again)
+    code = _end(outcome, received, again)
     if outcome.state == "finished" and all_failed(analysis):
         output.warn("every trial failed")
         output.message(f"next: shoal trials {spec.experiment} shows why")
@@ -298,6 +252,80 @@ def conduct(
         output.message(f"next: shoal report {spec.experiment} --out FOLDER")
         return code or ExitCode.FAILED
     return code
+
+
+def _run_shown(
+    spec: ExperimentSpec, options: RunOptions, database: Database, *, patience_seconds: float, launched: bool
+) -> tuple[Outcome, signal.Signals | None]:
+    """Run, with the progress on stderr: how it ended, and the signal that ended it, if one did."""
+    from search.commands.display import RunDisplay
+    from search.control.controller import run_experiment
+    from search.control.crew import CrewError
+    from search.observe.running import observed_run
+    from search.trials.precisions import check_precision
+
+    check_precision(database, spec.experiment, options.precision)
+    try:
+        with (
+            RunDisplay(spec, database) as display,
+            observed_run(
+                spec.experiment,
+                database.url,
+                display.on_event,
+                metrics_port=options.metrics_port,
+                sinks=options.sink,
+            ) as on_event,
+        ):
+            outcome = run_experiment(
+                spec,
+                database.url,
+                workers=options.workers,
+                in_process=options.in_process,
+                device=options.device,
+                trainer=options.trainer,
+                precision=options.precision,
+                ray_address=options.ray_address,
+                checkpoint_seconds=options.checkpoint_seconds,
+                hang_seconds=options.hang_seconds,
+                grace_seconds=options.grace_seconds,
+                idle_seconds=idle_seconds_of(options),
+                patience_seconds=patience_seconds,
+                worker_logs=launched,
+                heeds_stop=launched,
+                on_event=on_event,
+            )
+    except CrewError as error:
+        raise unreachable(str(error), next="shoal doctor, or --in-process to do without Ray") from error
+    return outcome, display.signal
+
+
+def _write(
+    folder: Path | None, comparison: Comparison, analysis: Analysis, contents: Contents
+) -> tuple[ReportFiles | None, str]:
+    """The files of the report; none, and why, where the folder can't be written."""
+    from search.compare.render import write_report
+
+    try:
+        return write_report(
+            comparison, folder or report_folder(comparison.experiment), analysis, contents
+        ), ""
+    except OSError as error:
+        # What was found is stored and can be shown; a folder that can't be written must not hide it.
+        return None, f"{error.filename or 'the report'}: {error.strerror or error}"
+
+
+def _print_document(outcome: Outcome, files: ReportFiles | None, report: object) -> None:
+    body = {
+        "experiment": outcome.experiment,
+        "state": outcome.state,
+        "reason": outcome.reason,
+        "resumed": outcome.resumed,
+        "seconds": outcome.seconds,
+        "files": files
+        and {"json": str(files.json), "markdown": str(files.markdown), "html": str(files.html)},
+        "report": report,
+    }
+    output.document("run/1", body)
 
 
 def idle_seconds_of(options: RunOptions) -> float | None:

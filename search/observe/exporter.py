@@ -179,7 +179,7 @@ def _experiment(told: Told, experiment: ToldExperiment) -> None:
 def _methods(told: Told, name: str, numbers: ExperimentNumbers) -> None:
     counts = {(trials.method, trials.role, trials.state): trials.trials for trials in numbers.trials}
     for method, role in dict.fromkeys((trials.method, trials.role) for trials in numbers.trials):
-        for state in get_args(TrialState):
+        for state in (*get_args(TrialState), "paused"):
             # None is 0: a series that comes and goes can't be summed.
             told.add("shoal_trials", counts.get((method, role, state), 0), name, method, role, state)
     waiting = sum(trials.trials for trials in numbers.trials if trials.state == "waiting")

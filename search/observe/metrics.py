@@ -100,13 +100,13 @@ METRICS: Mapping[str, Metric] = {
     "shoal_trials": Metric(
         "gauge",
         "exporter",
-        "Trials in Optuna's tables by state; role: of the search, or retraining a winner.",
+        "Trials by state, paused at a rung among them; role: of the search, or retraining a winner.",
         (*BY_ROLE, "state"),
     ),
     "shoal_queue_depth": Metric(
         "gauge",
         "exporter",
-        "Trials that wait in the queue: points of a grid, retrainings, and those given back.",
+        "Trials that wait for a slot: points of a grid, retrainings, and those given back. Not paused ones.",
         ("experiment",),
     ),
     "shoal_trials_running": Metric("gauge", "exporter", "Trials under a living lease.", BY_METHOD),

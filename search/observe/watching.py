@@ -61,9 +61,11 @@ class WatchedLedger:
         metrics.asked("shoal_worker_last_write_seconds", lambda: clock() - self._written_at)
 
     def register(self, name: str, told: Mapping[str, Any] | None = None) -> int:
+        """See `Ledger`."""
         return self._ledger.register(name, told)
 
     def retire(self, worker_id: int) -> None:
+        """See `Ledger`."""
         self._ledger.retire(worker_id)
 
     def claim(
@@ -76,6 +78,7 @@ class WatchedLedger:
         of: int | None = None,
         among: Collection[int] | None = None,
     ) -> list[Lease]:
+        """See `Ledger`."""
         with self._clocked("claim"):
             leases = self._ledger.claim(study_name, worker_id, waiting=waiting, new=new, of=of, among=among)
         self._metrics.counter("shoal_worker_claims_total").inc(len(leases))
@@ -93,6 +96,7 @@ class WatchedLedger:
         epochs: Sequence[EpochWrite] = (),
         endings: Sequence[Ending] = (),
     ) -> Written:
+        """See `Ledger`."""
         with self._clocked("write"):
             written = self._ledger.write(beats=beats, draws=draws, epochs=epochs, endings=endings)
         self._written_at = self._clock()
@@ -116,6 +120,7 @@ class WatchedLedger:
         return written
 
     def expire(self, experiment_id: int, *, dead_workers: Collection[int] = ()) -> list[Expired]:
+        """See `Ledger`."""
         with self._clocked("expire"):
             expired = self._ledger.expire(experiment_id, dead_workers=dead_workers)
         for trial in expired:
@@ -126,6 +131,7 @@ class WatchedLedger:
         return expired
 
     def retry_failed(self, experiment_id: int) -> list[Retried]:
+        """See `Ledger`."""
         return self._ledger.retry_failed(experiment_id)
 
     def _end(self, ending: Ending, *, given_up: bool) -> None:

@@ -34,7 +34,7 @@ SHOAL = [words[1:] for words in console_lines() if words[0] == "shoal"]
 
 def names() -> set[str]:
     """Every command, and the commands of the groups with their group's name before them."""
-    plain = {command.__name__ for commands in COMMANDS.values() for command in commands}
+    plain = {command for commands in COMMANDS.values() for command in commands}
     return plain | GROUPS.keys() | {f"{group} {name}" for group, app in GROUPS.items() for name in parts(app)}
 
 

@@ -15,7 +15,7 @@ from storage.errors import ValueRefused
 from storage.experiments import Experiments
 from storage.ledger import Lease, Ledger, ReadingWrite
 from storage.test_readings import TestReadings
-from tests.contracts.ledger_contract import STUDY, draw_of, end, epoch_of, move_deadline
+from tests.contracts.ledger_writes import STUDY, draw_of, end, epoch_of, move_deadline
 
 RETRAINED = f"{STUDY}/retrained"
 

@@ -42,6 +42,7 @@ ALL = (
     "retry",
     "stop",
     "worker",
+    "schedule",
     "status",
     "watch",
     "logs",
@@ -58,11 +59,12 @@ ALL = (
     "doctor",
     "bench",
     "schema",
+    "db",
 )
 
 
 def test_the_commands_are_these() -> None:
-    assert tuple(command.__name__ for commands in COMMANDS.values() for command in commands) == ALL
+    assert tuple(command for commands in COMMANDS.values() for command in commands) == ALL
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixtur
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = printed(capsys, "--help")
-    for name in (*ALL, "db"):
+    for name in ALL:
         assert f"│ {name} " in out
 
 
@@ -361,8 +363,22 @@ print("HEAVY", code, heavy, file=sys.stderr)
 )
 def test_looking_imports_nothing_heavy(arguments: list[str], stored: Database) -> None:
     root = Path(search.cli.__file__).parents[1]
+    heavy = (*HEAVY, "sqlalchemy", "pydantic", "numpy", "scipy", "yaml", "asyncio", "importlib.metadata")
     done = subprocess.run(
-        [sys.executable, "-c", PROBE.format(heavy=HEAVY), *arguments],
+        [sys.executable, "-c", PROBE.format(heavy=heavy), *arguments],
+        capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1] == "HEAVY 0 []"
+
+
+@pytest.mark.parametrize("arguments", [["status", "stored"], ["trials", "stored"], ["best", "stored"]])
+def test_looking_imports_no_other_command(arguments: list[str], stored: Database) -> None:
+    modules = {f"search.commands.{module}" for commands in COMMANDS.values() for module in commands.values()}
+    others = sorted(modules - {"search.commands.reading"})
+    assert len(others) > 10
+    root = Path(search.cli.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE.format(heavy=others), *arguments],
         capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(root)},
     )  # fmt: skip
     assert done.stderr.splitlines()[-1] == "HEAVY 0 []"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -11,9 +12,11 @@ import pytest
 
 from storage.binaries import wheel_folders
 from storage.database import Database
+from storage.embedded import EmbeddedPostgres
 from storage.experiments import Experiments
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from storage.records import ExperimentRecord
+from tests.contracts.ledger_writes import Epoch
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -39,22 +42,26 @@ def experiment(database: Database) -> ExperimentRecord:
     return Experiments(database).create("e", {"experiment": "e"}, "hash", {}, studies)
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """An epoch's report as an engine gives it."""
+@pytest.fixture
+def report() -> Callable[..., Epoch]:
+    """Makes reports of epochs with two metrics: `report(epoch=2)`."""
+    return partial(Epoch, metrics={"accuracy": 0.9, "error": 0.1})
 
-    epoch: int = 1
-    train_loss: float | None = 0.5
-    validation_loss: float | None = 0.75
-    metrics: dict[str, float] = dataclasses.field(default_factory=lambda: {"accuracy": 0.9, "error": 0.1})
-    gradient_norm: float | None = 1.5
-    learning_rate: float = 0.1
-    seconds: float = 0.25
-    images_per_second: float = 1000.0
-    diverged: bool = False
+
+@pytest.fixture(scope="session")
+def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A server's folder, started once and stopped: copies of it start without initdb."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("embedded") / "postgres", durable=False)
+    server.start()
+    server.stop()
+    return server.directory
 
 
 @pytest.fixture
-def report() -> type[Report]:
-    """Makes reports: `report(epoch=2)`."""
-    return Report
+def server(initialised: Path, tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+    """A server of the test's own, not started."""
+    directory = tmp_path / "postgres"
+    shutil.copytree(initialised, directory)
+    copied = EmbeddedPostgres(directory, durable=False)
+    yield copied
+    copied.stop()

@@ -24,7 +24,7 @@ from storage.ledger import Lease
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from storage.upgrading import MIGRATIONS
 from tests.contracts.database_roles import roles_in
-from tests.contracts.ledger_contract import draw_of, end, epoch_of
+from tests.contracts.ledger_writes import draw_of, end, epoch_of
 
 STUDY = "e/tpe/0"
 

@@ -14,15 +14,8 @@ from storage.batched_ledger import BatchedLedger
 from storage.database import Database
 from storage.failpoints import FailpointError, forget_visits
 from storage.ledger import Written
-from tests.contracts.ledger_contract import (
-    STUDY,
-    LedgerContract,
-    draw_of,
-    end,
-    epoch_of,
-    events,
-    move_deadline,
-)
+from tests.contracts.ledger_contract import LedgerContract
+from tests.contracts.ledger_writes import STUDY, draw_of, end, epoch_of, events, move_deadline
 from tests.contracts.wire import Wire, wired
 
 

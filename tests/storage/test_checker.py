@@ -12,8 +12,8 @@ from storage.batched_ledger import BatchedLedger
 from storage.checker import RULES, Violation, check_history
 from storage.database import open_database
 from storage.experiments import Experiments
-from tests.contracts.ledger_contract import STUDY, draw_of, end, epoch_of, move_deadline
 from tests.contracts.ledger_readings_contract import reading_of
+from tests.contracts.ledger_writes import STUDY, draw_of, end, epoch_of, move_deadline
 
 PLANTED: dict[str, list[str]] = {
     "trial numbers are dense": [

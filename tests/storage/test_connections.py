@@ -22,7 +22,7 @@ from storage.experiments import Experiments
 from storage.ledger import LEASE_VARIABLE
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from tests.conftest import on_server
-from tests.contracts.ledger_contract import STUDY, draw_of, end, epoch_of
+from tests.contracts.ledger_writes import STUDY, draw_of, end, epoch_of
 from tests.contracts.wire import wired
 
 OTHERS = """
@@ -60,7 +60,7 @@ class TestSession:
     def test_what_takes_too_long_is_our_error(self, database, setting, statement, for_lock):
         with database.begin() as other:
             other.execute(text("LOCK shoal.workers"))
-            with pytest.raises(DatabaseBusy) as caught, database.begin() as connection:  # noqa: PT012
+            with pytest.raises(DatabaseBusy) as caught, database.begin() as connection:  # noqa: PT012 (in one transaction)
                 connection.execute(text(f"SET LOCAL {setting} = '20ms'"))
                 connection.execute(text(statement))
         assert caught.value.retryable

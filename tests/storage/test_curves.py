@@ -37,7 +37,7 @@ def test_what_was_written_is_read(curves, ledger, lease, report):
     ledger.write(epochs=[EpochWrite(lease=lease, report=written, value=0.3)])
     (record,) = curves.of_trial(lease.trial_id)
     assert (record.study_name, record.trial_number, record.attempt) == ("e/tpe/0", 0, 1)
-    for field in dataclasses.fields(report):
+    for field in dataclasses.fields(report()):
         assert getattr(record, field.name) == getattr(written, field.name)
 
 

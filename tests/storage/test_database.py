@@ -53,7 +53,7 @@ def test_settings_hold_against_the_users_environment(database_url, monkeypatch):
 def test_a_transaction_is_committed_or_rolled_back_as_a_whole(database):
     with database.begin() as connection:
         connection.execute(text("CREATE TABLE things (id int PRIMARY KEY)"))
-    with pytest.raises(KeyError), database.begin() as connection:  # noqa: PT012
+    with pytest.raises(KeyError), database.begin() as connection:  # noqa: PT012 (in one transaction)
         connection.execute(text("INSERT INTO things VALUES (1)"))
         raise KeyError
     assert database.scalar("SELECT count(*) FROM things") == 0
@@ -66,7 +66,7 @@ def test_a_restart_of_the_server_costs_the_next_call_nothing(database):
 
 
 def test_a_connection_that_breaks_in_a_transaction_is_our_error(database):
-    with pytest.raises(DatabaseUnreachable) as caught, database.begin() as connection:  # noqa: PT012
+    with pytest.raises(DatabaseUnreachable) as caught, database.begin() as connection:  # noqa: PT012 (in one transaction)
         connection.execute(text("SELECT 1"))
         kill_connections(database, but=0)
         connection.execute(text("SELECT 1"))
@@ -152,7 +152,7 @@ class TestLock:
     def test_held_for_moments_is_freed_whatever_happens(self, database):
         with pytest.raises(KeyError), database.lock("a", wait=False, idle_seconds=60):
             raise KeyError
-        with pytest.raises(KeyError), database.lock("a", wait=False, idle_seconds=60):  # noqa: PT012
+        with pytest.raises(KeyError), database.lock("a", wait=False, idle_seconds=60):  # noqa: PT012 (under the lock)
             kill_connections(database, but=0)
             raise KeyError
         with database.lock("a", wait=False, idle_seconds=60) as held:
@@ -178,7 +178,7 @@ class TestLock:
             assert len(lent) == 1
 
     def test_a_connection_that_broke_meanwhile_hides_no_error(self, database):
-        with pytest.raises(KeyError), database.lock("a"):  # noqa: PT012
+        with pytest.raises(KeyError), database.lock("a"):  # noqa: PT012 (under the lock)
             kill_connections(database, but=0)
             raise KeyError
 

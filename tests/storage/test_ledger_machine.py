@@ -26,7 +26,7 @@ from storage.experiments import Experiments
 from storage.ledger import MAX_ATTEMPTS, Lease
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from storage.records import ExperimentRecord
-from tests.contracts.ledger_contract import draw_of, end, epoch_of, move_deadline
+from tests.contracts.ledger_writes import draw_of, end, epoch_of, move_deadline
 
 WORKERS = st.integers(0, 2)
 ENDINGS = st.sampled_from(["complete", "pruned", "failed", "released", "retry"])

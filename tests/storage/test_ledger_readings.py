@@ -12,8 +12,8 @@ from storage.errors import ValueRefused
 from storage.experiments import Experiments
 from storage.pages import Pages
 from storage.stock_ledger import StockLedger
-from tests.contracts.ledger_contract import STUDY, draw_of, end, epoch_of
 from tests.contracts.ledger_readings_contract import RETRAINED, LedgerReadingsContract, reading_of
+from tests.contracts.ledger_writes import STUDY, draw_of, end, epoch_of
 
 
 class TestBatchedLedger(LedgerReadingsContract):

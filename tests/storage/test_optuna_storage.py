@@ -149,7 +149,7 @@ def test_zones_of_clients_play_no_part(database, zone):
         env=os.environ | {"TZ": zone},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import stat
 from pathlib import Path
 
 import optuna
@@ -14,16 +13,17 @@ from sqlalchemy.engine import make_url
 
 from storage.batched_ledger import BatchedLedger
 from storage.database import Database, open_database
-from storage.errors import DatabaseUnsuitable, FileUnsuitable
+from storage.errors import DatabaseUnsuitable
 from storage.experiments import Experiments
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
-from storage.role_files import passwords, write_urls
+from storage.role_files import passwords
 from storage.roles import OWNER, READER, ROLES, WORKER, make_roles, seal, statements, worker_connections
 from tests.conftest import database_named
 from tests.contracts.database_roles import RoleUrls, administrator_url, roles_in, url_as
-from tests.contracts.ledger_contract import end, epoch_of
+from tests.contracts.ledger_writes import end, epoch_of
 
 READING = "SELECT count(*) FROM shoal.experiments"
+
 
 WRITING = {
     "add a row": "INSERT INTO shoal.workers (name, host, process) VALUES ('x', 'x', 1)",
@@ -33,6 +33,7 @@ WRITING = {
     "take a number": "SELECT nextval('shoal.lease_tokens')",
 }
 """What a worker does all the time, and a reader never."""
+
 
 FORBIDDEN = {
     "delete an experiment": "DELETE FROM shoal.experiments",
@@ -76,8 +77,10 @@ FORBIDDEN = {
     "end the server's work": "SELECT pg_reload_conf()",
 }
 
+
 OWN_DATABASES = ("postgres", "template1")
 """That a new server has, open to everybody."""
+
 
 APPEND_ONLY = ("UPDATE shoal.events SET kind = 'claimed'", "UPDATE shoal.test_readings SET seed = 1")
 
@@ -368,43 +371,6 @@ def test_no_password_is_in_the_statements_or_the_servers_log(urls: RoleUrls, tmp
     assert any("SCRAM-SHA-256" in one for one in said)
     assert not any(secret in one for one in said)
     assert not any(word in "".join(statements("shoal", 5)) for word in ("PASSWORD", *before.values()))
-
-
-class TestFiles:
-    """Passwords come from files and go to files."""
-
-    def test_missing_ones_are_made_once(self, tmp_path: Path) -> None:
-        folder = tmp_path / "new" / "roles"
-        first = passwords(folder, [WORKER, READER])
-        assert passwords(folder, [WORKER, READER]) == first
-        assert first[WORKER] != first[READER]
-        assert min(map(len, first.values())) >= 32
-        (folder / WORKER).write_text("twelve characters\n")
-        assert passwords(folder, [WORKER])[WORKER] == "twelve characters"
-        assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} <= {0o600}
-
-    @pytest.mark.parametrize(
-        "content", ["", "short\n", "two lines\nof a password\n", "x" * 1025, "a" * 12 + "\x07"]
-    )
-    def test_what_is_no_password_is_refused(self, tmp_path: Path, content: str) -> None:
-        (tmp_path / WORKER).write_text(content)
-        with pytest.raises(FileUnsuitable, match="does not hold one line") as refused:
-            passwords(tmp_path, [WORKER])
-        assert not content or content not in str(refused.value)
-
-    def test_bytes_that_are_no_text_are_refused(self, tmp_path: Path) -> None:
-        (tmp_path / WORKER).write_bytes(b"\xff" * 20)
-        with pytest.raises(FileUnsuitable, match="is not text"):
-            passwords(tmp_path, [WORKER])
-
-    def test_urls_are_written_for_their_owner_alone(self, tmp_path: Path) -> None:
-        written = write_urls(
-            tmp_path, "postgresql://me:mine@host/things?sslmode=disable", {READER: "p@ss/word: ü"}
-        )
-        assert stat.S_IMODE(written[READER].stat().st_mode) == 0o600
-        found = make_url(written[READER].read_text().strip())
-        assert (found.username, found.password, found.host) == (READER, "p@ss/word: ü", "host")
-        assert "mine" not in written[READER].read_text()
 
 
 def test_nothing_that_workers_run_deletes() -> None:

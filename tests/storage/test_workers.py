@@ -13,7 +13,7 @@ from sqlalchemy import text
 from storage.batched_ledger import BatchedLedger
 from storage.processes import birth, this_process
 from storage.workers import dead_on_this_host
-from tests.contracts.ledger_contract import STUDY
+from tests.contracts.ledger_writes import STUDY
 
 REPOSITORY = Path(__file__).parents[2]
 

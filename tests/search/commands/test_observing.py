@@ -105,7 +105,7 @@ def test_a_whole_run_as_lines_of_json_and_in_a_sink(database: Database, tmp_path
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=400,
     )
     assert ran.returncode == 0, ran.stderr
     lines: list[dict[str, Any]] = [json.loads(line) for line in ran.stderr.splitlines()]

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from search.cli import run_command
-from search.control import controller as module
 from search.control.controller import run_experiment
 from storage import queries
 from storage.checker import check_history
@@ -24,10 +23,9 @@ SPEC = small_spec(
 
 
 @pytest.fixture
-def failed(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
+def failed(database: Database, monkeypatch: pytest.MonkeyPatch, quick_looks: None) -> Database:
     """A finished experiment of four trials, two of which have failed."""
     monkeypatch.setenv(URL_VARIABLE, database.url)
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
     outcome = run_experiment(SPEC, database.url, in_process=True, trainer=FAKE)
     assert [(row.complete, row.failed) for row in outcome.studies] == [(2, 2)]
     return database

@@ -13,7 +13,7 @@ from search.failures import ExitCode
 from storage.batched_ledger import BatchedLedger
 from storage.experiments import Experiments
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
-from tests.contracts.ledger_contract import end
+from tests.contracts.ledger_writes import end
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from search.observe.live import (
     serve_metrics,
     serve_metrics_of_actor,
 )
+from tests.contracts.networks import has_ipv6
 
 
 @pytest.fixture(autouse=True)
@@ -90,15 +91,6 @@ def test_where_all_may_connect_all_may_ask() -> None:
     """By whatever name: Prometheus has one of its own for each machine."""
     with live.listen(live.instruments().registry, 0, host="0.0.0.0") as address:
         assert ask(address, "worker.shoal.svc:9096") == 200
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 def test_nothing_is_served_unless_asked_for() -> None:

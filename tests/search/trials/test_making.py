@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 from search.experiment.spec import ExperimentSpec
 from search.trials.making import grid_key, make_studies
 from search.trials.study import GRID_KEY, SearchStudy, StudyDeleted, batched
-from storage.database import Database, engine_settings
+from storage.connections import engine_settings
+from storage.database import Database
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from tests.contracts.experiments import prepared, small_spec
 from tests.contracts.wire import Wire, wired

@@ -57,7 +57,7 @@ def run(url: str, end: str) -> int:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode in (0, 1, -signal.SIGKILL), done.stderr
