@@ -228,12 +228,13 @@ class Controller:
         with self._interruption.listening():
             try:
                 state, reason = self._work(make_crew)
-            except BaseException:
+            except BaseException as error:
                 # Nobody would see that the database is away as well, if that is why.
                 with suppress(StorageError):
-                    self._experiments.set_state(self._experiment.id, "failed")
+                    asked = isinstance(error, KeyboardInterrupt)
+                    self._experiments.set_state(self._experiment.id, "stopped" if asked else "failed")
                 raise
-        self._experiments.set_state(self._experiment.id, state)
+            self._experiments.set_state(self._experiment.id, state)
         if state == "finished":
             shutil.rmtree(checkpoint_folder(self._experiment), ignore_errors=True)
         return Outcome(self._experiment.name, state, reason, self._look(), self._seconds(), self._resumed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +27,8 @@ NODE_SECONDS = 20.0
 """Until a cluster has noticed that a machine is gone, which its workers' deaths tell sooner."""
 MAX_DEATHS = 3
 """Times in a row that workers may die without any progress in between."""
+PR_SET_PDEATHSIG = 1
+"""Linux's number of that option of prctl(2)."""
 ORDERLY = 2
 """Signals that are counted and acted on at the next look; one more ends the controller wherever it waits."""
 
@@ -36,6 +40,7 @@ class Interruption:
         self.count = 0
         self.name = ""
         self._since: float | None = None
+        self._prctl: Callable[[int, int], object] | None = None
 
     def undisturbed(self) -> Callable[[], bool]:
         """What says whether no signal has come since this call."""
@@ -53,6 +58,7 @@ class Interruption:
             yield
             return
         numbers = (signal.SIGINT, signal.SIGTERM)
+        self._prctl = ctypes.CDLL(None).prctl if sys.platform.startswith("linux") else None
         before = {number: signal.signal(number, self._note) for number in numbers}
         try:
             yield
@@ -61,6 +67,10 @@ class Interruption:
                 signal.signal(number, handler)
 
     def _note(self, number: int, _frame: object) -> None:
+        if number == signal.SIGTERM and self._prctl is not None:
+            # Whoever is to be told of its parent's death is told by Linux once for each of the parent's
+            # threads, one after the other; these are no further signals that ask for haste.
+            self._prctl(PR_SET_PDEATHSIG, 0)
         self.count += 1
         self.name = signal.Signals(number).name
         if number == signal.SIGTERM and self._since is None:

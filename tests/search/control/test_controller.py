@@ -1,12 +1,8 @@
-"""The controller: its decisions, and whole runs in this process on the fake engine."""
+"""Whole runs of a controller, in this process on the fake engine: finished, grown, refused, stopped."""
 
 from __future__ import annotations
 
 import itertools
-import os
-import signal
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,77 +10,25 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.control import controller as module
-from search.control.controller import Controller, find_or_create, run_experiment
-from search.control.crew import Assignment, CrewError, Departure, Lookout, ThreadCrew
+from search.control.controller import find_or_create, run_experiment
 from search.control.events import Event, Preparing, Progress, Started, Stopping, Trouble
-from search.control.supervision import MAX_DEATHS, Interruption, Move, next_move
 from search.experiment.spec import ExperimentSpec
-from search.trials.claims import Look
 from search.work.engines import trainer
-from storage import queries
 from storage.curves import Curves
 from storage.database import Database
-from storage.errors import DatabaseUnreachable, ExperimentBusy, ExperimentExists
+from storage.errors import ExperimentBusy, ExperimentExists
 from storage.experiments import Experiments
 from storage.optuna_storage import open_optuna_storage
-from tests.contracts.experiments import Running, prepared, small_spec
+from tests.contracts.experiments import prepared, small_spec
 from tests.contracts.fake_engine import FAKE, FOUR_SLOTS, LOG_VARIABLE, SECONDS_VARIABLE
 
-
-class TestNextMove:
-    def _move(self, **seen: Any) -> Move:
-        usual = {
-            "signals": 0,
-            "stopping": False,
-            "deaths": 0,
-            "alive": 2,
-            "gone": 0,
-            "running": 2,
-            "work_left": False,
-        }
-        return next_move(**usual | seen)
-
-    def test_watch_while_somebody_works(self) -> None:
-        assert self._move() is Move.WATCH
-        assert self._move(alive=0, running=1) is Move.WATCH, "workers of a dead controller"
-
-    def test_finish_when_nothing_runs_and_nothing_is_left(self) -> None:
-        assert self._move(alive=0, running=0) is Move.FINISH
-
-    def test_hire_for_those_who_went_and_for_what_is_left(self) -> None:
-        assert self._move(gone=1) is Move.HIRE
-        assert self._move(alive=0, running=0, work_left=True) is Move.HIRE
-
-    def test_nobody_is_hired_while_stopping(self) -> None:
-        assert self._move(stopping=True, gone=1) is Move.WATCH
-        assert self._move(stopping=True, gone=2, alive=0, running=0) is Move.STOP
-
-    def test_second_signal_kills(self) -> None:
-        assert self._move(signals=1, stopping=True) is Move.WATCH
-        assert self._move(signals=2, stopping=True) is Move.KILL
-
-    def test_give_up_after_deaths_in_a_row(self) -> None:
-        assert self._move(deaths=MAX_DEATHS, gone=1) is Move.GIVE_UP
-        assert self._move(deaths=MAX_DEATHS - 1, gone=1) is Move.HIRE
-
-
-@pytest.fixture(autouse=True)
-def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
+pytestmark = pytest.mark.usefixtures("quick_looks")
 
 
 def _run(url: str, spec: ExperimentSpec | None = None, events: list[Event] | None = None, **options: Any):
     seen = events if events is not None else []
     options = {"trainer": FAKE, "in_process": True} | options
     return run_experiment(spec or small_spec(), url, on_event=seen.append, **options)
-
-
-@pytest.fixture
-def running(database: Database) -> Iterator[Running]:
-    """Opened after a run, to look at what it left."""
-    with prepared(database, small_spec()) as made:
-        yield made
 
 
 class TestRun:
@@ -251,223 +195,3 @@ class TestStop:
         assert outcome.state == "finished"
         lines = log.read_text().splitlines()
         assert len(lines) == len(set(lines)) == 36
-
-    def test_signals_are_counted_and_put_back(self) -> None:
-        before = signal.getsignal(signal.SIGTERM)
-        interruption = Interruption()
-        with interruption.listening():
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert interruption.count == 2
-        assert interruption.name == "SIGTERM"
-        assert signal.getsignal(signal.SIGTERM) is before
-
-    def test_a_third_signal_ends_what_does_not_look(self) -> None:
-        before = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt), Interruption().listening():  # noqa: PT012
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGTERM)
-            threading.Event().wait()
-        assert signal.getsignal(signal.SIGTERM) is before
-
-    def test_elsewhere_than_in_the_main_thread_signals_are_left_alone(self) -> None:
-        seen = []
-
-        def listen() -> None:
-            with Interruption().listening():
-                seen.append("ran")
-
-        thread = threading.Thread(target=listen)
-        thread.start()
-        thread.join()
-        assert seen == ["ran"]
-
-
-class ScriptedCrew:
-    """Workers that leave as a script says, one entry per look."""
-
-    size = 2
-
-    def __init__(self, *looks: list[str | None]) -> None:
-        self.looks = list(looks)
-        self.hired: list[str] = []
-        self._here: list[str] = []
-        self.dismissed = self.closed = False
-
-    def hire(self, worker: str) -> None:
-        self.hired.append(worker)
-        self._here.append(worker)
-
-    def departures(self, timeout: float) -> list[Departure]:
-        if self.dismissed or not self.looks:
-            return []
-        endings = self.looks.pop(0)
-        if not endings:
-            threading.Event().wait(timeout)  # nobody leaves in this look
-        return [
-            Departure(self._here.pop(0), ending, "" if ending else "its process died") for ending in endings
-        ]
-
-    def pending(self) -> frozenset[str]:
-        """A process begins at once."""
-        return frozenset()
-
-    def lost_nodes(self) -> frozenset[str]:
-        """There is this machine alone."""
-        return frozenset()
-
-    def dismiss(self) -> None:
-        self.dismissed = True
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class TestSupervision:
-    def _outcome(self, running: Running, crew: ScriptedCrew):
-        return Controller(
-            running.database, running.storage, running.experiment, running.spec, resumed=False, on_event=print
-        ).run(lambda: crew)
-
-    def test_a_signal_while_workers_are_prepared_hires_none(self, running: Running) -> None:
-        crew = ScriptedCrew()
-
-        def make_crew() -> ScriptedCrew:
-            os.kill(os.getpid(), signal.SIGTERM)
-            return crew
-
-        events: list[Event] = []
-        outcome = Controller(
-            running.database,
-            running.storage,
-            running.experiment,
-            running.spec,
-            resumed=False,
-            on_event=events.append,
-        ).run(make_crew)
-        assert outcome.state == "stopped"
-        assert Stopping("SIGTERM") in events
-        assert crew.hired == []
-        assert crew.closed
-
-    def test_a_signal_that_breaks_off_the_start_is_no_failure(self, running: Running) -> None:
-        def make_crew() -> ScriptedCrew:
-            os.kill(os.getpid(), signal.SIGTERM)
-            raise CrewError("Ray can't be started")
-
-        outcome = Controller(
-            running.database, running.storage, running.experiment, running.spec, resumed=False, on_event=print
-        ).run(make_crew)
-        assert outcome.state == "stopped"
-
-    def test_a_database_that_is_away_is_waited_for(
-        self, running: Running, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Who died meanwhile is not forgotten, and counts once."""
-        progress, calls = queries.progress, []
-
-        def sometimes(*asked: Any, **options: Any) -> Any:
-            calls.append(asked)
-            if len(calls) == 2:  # the first look at the crew
-                raise DatabaseUnreachable("it is away", retryable=True)
-            return progress(*asked, **options)
-
-        monkeypatch.setattr(queries, "progress", sometimes)
-        crew = ScriptedCrew([None], [None], [None, None], [None])
-        outcome = self._outcome(running, crew)
-        assert outcome.reason == "workers died 3 times without progress: its process died"
-        assert len(crew.hired) == 2 + 2 + 2
-
-    def test_one_that_can_not_be_reached_at_all_ends_the_run(
-        self, running: Running, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        progress, calls = queries.progress, []
-
-        def gone(*asked: Any, **options: Any) -> Any:
-            calls.append(asked)
-            if len(calls) == 1:
-                return progress(*asked, **options)
-            raise DatabaseUnreachable("the password is wrong")
-
-        monkeypatch.setattr(queries, "progress", gone)
-        with pytest.raises(DatabaseUnreachable, match="the password is wrong"):
-            self._outcome(running, ScriptedCrew())
-
-    def test_dead_workers_are_replaced_until_it_leads_nowhere(self, running: Running) -> None:
-        crew = ScriptedCrew([None], [None, None], [None])
-        outcome = self._outcome(running, crew)
-        assert outcome.state == "failed"
-        assert outcome.reason == "workers died 3 times without progress: its process died"
-        assert len(crew.hired) == 2 + 1 + 2
-        assert crew.dismissed
-        assert crew.closed
-
-    def test_workers_that_leave_work_undone_are_not_hired_for_ever(self, running: Running) -> None:
-        crew = ScriptedCrew(["exhausted", "exhausted"], ["exhausted"], ["exhausted"], ["exhausted"])
-        assert self._outcome(running, crew).state == "failed"
-
-    def test_one_that_left_for_want_of_work_is_missed_once_there_is_some(
-        self, running: Running, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """What it left undone is taken by those who stay; only what two looks saw open needs another."""
-        monkeypatch.setattr(module, "RECOVER_LOOKS", 1)
-        crew = ScriptedCrew(["idle"], [], [], [None, None], [None, None], [None])
-        outcome = Controller(
-            running.database,
-            running.storage,
-            running.experiment,
-            running.spec,
-            resumed=False,
-            on_event=print,
-            rehires=True,
-        ).run(lambda: crew)
-        assert outcome.reason == "workers died 3 times without progress: its process died"
-        assert len(crew.hired) == 2 + 1 + 2 + 2
-
-    def test_one_that_waits_for_room_is_dismissed_when_nothing_is_left(
-        self, running: Running, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        crew = ScriptedCrew(["exhausted"])
-        crew.pending = lambda: frozenset(crew.hired[1:])  # type: ignore[method-assign]
-        monkeypatch.setattr(module.Openings, "now", lambda *_: 0)
-        monkeypatch.setattr(module.Openings, "ever", lambda *_: False)
-        outcome = self._outcome(running, crew)
-        assert (outcome.state, len(crew.hired), crew.dismissed) == ("finished", 2, True)
-
-    def test_no_more_workers_than_trials_at_a_time(self, database: Database) -> None:
-        with prepared(database, small_spec(methods={"tpe": {}})) as running:
-            crew = ScriptedCrew([None], [None], [None])
-            self._outcome(running, crew)
-            assert len(crew.hired) == 1 + 2
-
-
-def test_a_worker_in_a_thread_reports_what_ended_it(database_url: str) -> None:
-    crew = ThreadCrew(Assignment(database_url, "missing", FAKE, "cpu"))
-    assert crew.departures(0) == []
-    crew.hire("w")
-    (left,) = crew.departures(60)
-    assert (left.worker, left.ending) == ("w", None)
-    assert "there is no experiment 'missing'" in left.reason
-    assert crew.departures(0) == []
-
-
-def test_a_lookout_reads_the_experiment_only_when_it_has_changed(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    experiments = Experiments(database)
-    record, _ = find_or_create(experiments, small_spec())
-    lookout = Lookout(experiments, record)
-    with monkeypatch.context() as patch:
-        patch.setattr(experiments, "get", None)
-        assert lookout() == Look(stop=False)
-    experiments.request_stop(record.id)
-    assert lookout() == Look(stop=True), "no new version: only the request"
-    grown = small_spec(budget={"trials": 9})
-    experiments.grow(record.id, grown.to_json(), grown.studies())
-    assert lookout() == Look(stop=True, grown=grown)
-    assert lookout() == Look(stop=True)
-
-
-def test_an_assignment_does_not_show_its_url() -> None:
-    assert "secret" not in repr(Assignment("postgresql://u:secret@h/d", "e", "plain", "cpu"))

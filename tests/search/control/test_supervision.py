@@ -1,14 +1,25 @@
-"""What a controller decides where workers wait for room, leave for want of work, and machines vanish."""
+"""What a controller decides as workers wait for room, leave, die or vanish, and how it hears signals."""
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.control.supervision import NODE_SECONDS, Deaths, Interruption, Move, hirings, next_move
+from search.control.supervision import (
+    MAX_DEATHS,
+    NODE_SECONDS,
+    Deaths,
+    Interruption,
+    Move,
+    hirings,
+    next_move,
+)
 
 
 def move(**seen: Any) -> Move:
@@ -22,6 +33,34 @@ def move(**seen: Any) -> Move:
         "work_left": False,
     }
     return next_move(**usual | seen)
+
+
+class TestNextMove:
+    def _move(self, **seen: Any) -> Move:
+        return move(**{"alive": 2, "running": 2} | seen)
+
+    def test_watch_while_somebody_works(self) -> None:
+        assert self._move() is Move.WATCH
+        assert self._move(alive=0, running=1) is Move.WATCH, "workers of a dead controller"
+
+    def test_finish_when_nothing_runs_and_nothing_is_left(self) -> None:
+        assert self._move(alive=0, running=0) is Move.FINISH
+
+    def test_hire_for_those_who_went_and_for_what_is_left(self) -> None:
+        assert self._move(gone=1) is Move.HIRE
+        assert self._move(alive=0, running=0, work_left=True) is Move.HIRE
+
+    def test_nobody_is_hired_while_stopping(self) -> None:
+        assert self._move(stopping=True, gone=1) is Move.WATCH
+        assert self._move(stopping=True, gone=2, alive=0, running=0) is Move.STOP
+
+    def test_second_signal_kills(self) -> None:
+        assert self._move(signals=1, stopping=True) is Move.WATCH
+        assert self._move(signals=2, stopping=True) is Move.KILL
+
+    def test_give_up_after_deaths_in_a_row(self) -> None:
+        assert self._move(deaths=MAX_DEATHS, gone=1) is Move.GIVE_UP
+        assert self._move(deaths=MAX_DEATHS - 1, gone=1) is Move.HIRE
 
 
 class TestPending:
@@ -117,3 +156,36 @@ def test_only_sigterm_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not interruption.overdue(20.0)
         now[0] += 20
         assert interruption.overdue(20.0)
+
+
+class TestInterruption:
+    def test_signals_are_counted_and_put_back(self) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        interruption = Interruption()
+        with interruption.listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interruption.count == 2
+        assert interruption.name == "SIGTERM"
+        assert signal.getsignal(signal.SIGTERM) is before
+
+    def test_a_third_signal_ends_what_does_not_look(self) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt), Interruption().listening():  # noqa: PT012 (wherever the third finds it)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait()
+        assert signal.getsignal(signal.SIGTERM) is before
+
+    def test_elsewhere_than_in_the_main_thread_signals_are_left_alone(self) -> None:
+        seen = []
+
+        def listen() -> None:
+            with Interruption().listening():
+                seen.append("ran")
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        thread.join()
+        assert seen == ["ran"]
