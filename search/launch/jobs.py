@@ -67,10 +67,12 @@ class JobServer:
     """
 
     def __init__(self, address: str, *, token: str | None = None, timeout: float = TIMEOUT_SECONDS) -> None:
-        """`address` as `canonical_address` gives it; `token`: Ray's, None for a cluster without one."""
+        """`address` as `canonical_address` gives it; `token`: Ray's, None for a cluster without one;
+        `timeout`: seconds for one answer.
+        """
         self.address = address
         self._token = token
-        self._timeout = timeout
+        self.timeout = timeout
         self._opener = urllib.request.build_opener(_NoRedirects())
 
     def version(self) -> str:
@@ -132,9 +134,9 @@ class JobServer:
             headers["Authorization"] = f"Bearer {self._token}"
         data = None if wanted is None else json.dumps(wanted).encode()
         # The scheme was checked by `canonical_address`.
-        request = urllib.request.Request(self.address + path, data, headers, method=method)  # noqa: S310
+        request = urllib.request.Request(self.address + path, data, headers, method=method)  # noqa: S310 (checked, see above)
         try:
-            with self._opener.open(request, timeout=self._timeout) as answer:
+            with self._opener.open(request, timeout=self.timeout) as answer:
                 return answer.status, answer.read(MOST_BYTES).decode("utf-8", "replace")
         except urllib.error.HTTPError as refusal:
             with refusal:

@@ -98,7 +98,7 @@ def job_of(launch: LaunchRecord, server: JobServer) -> Job:
     try:
         # Made elsewhere, perhaps on a cluster that is long gone: the database has the last word. Without our
         # token: that address is from the database, and a token goes where its owner sends it alone.
-        return JobServer(launch.address).look(launch.submission).state
+        return JobServer(launch.address, timeout=server.timeout).look(launch.submission).state
     except ClusterError:
         return Job.UNREACHABLE
 

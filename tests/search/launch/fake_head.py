@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from search.launch.jobs import JobServer
+from tests.contracts.processes import PATIENCE
+
 
 class FakeHead:
     """`jobs` by submission, as the API shows them; `logs`; `seen` requests. `token`: what it wants."""
@@ -57,6 +60,11 @@ class FakeHead:
                 return 400, "Traceback:\nValueError: no such thing"
             self.jobs[name] = {"status": "PENDING", "message": "", "driver_exit_code": None}
             return 200, json.dumps({"submission_id": name})
+
+
+def patient_server(head: FakeHead, *, token: str | None = None) -> JobServer:
+    """Who asks that head, for as long as a busy machine takes: one that gives up finds another answer."""
+    return JobServer(head.address, token=token, timeout=PATIENCE)
 
 
 @contextmanager

@@ -16,14 +16,14 @@ from search.launch.jobs import (
     token_of,
 )
 from search.launch.rules import Job
-from tests.search.launch.fake_head import fake_head
+from tests.search.launch.fake_head import fake_head, patient_server
 
 TOKEN = "a" * 32
 
 
 def test_submitted_once_however_often() -> None:
     with fake_head(TOKEN) as head:
-        server = JobServer(head.address, token=TOKEN)
+        server = patient_server(head, token=TOKEN)
         assert server.version() == "2.60.0"
         assert server.look("shoal-x-1").state is Job.UNKNOWN
         assert server.submit("shoal-x-1", "shoal resume", {"A": "b"})
@@ -47,7 +47,7 @@ def test_what_became_of_a_job(status: str, state: Job) -> None:
     with fake_head() as head:
         head.jobs["x"] = {"status": status, "message": "why", "driver_exit_code": 4}
         head.logs["x"] = "said\n"
-        server = JobServer(head.address)
+        server = patient_server(head)
         assert server.look("x") == JobView(state, status, "why", 4)
         assert server.log("x") == "said\n"
         assert server.log("unknown") == ""
@@ -55,7 +55,7 @@ def test_what_became_of_a_job(status: str, state: Job) -> None:
 
 def test_a_name_stays_in_its_place_in_the_path() -> None:
     with fake_head() as head:
-        JobServer(head.address).look("../../secrets?x")
+        patient_server(head).look("../../secrets?x")
         assert head.seen == [("GET", "/api/jobs/..%2F..%2Fsecrets%3Fx")]
 
 
@@ -64,7 +64,7 @@ def test_a_name_stays_in_its_place_in_the_path() -> None:
 )
 def test_a_token_that_is_missing_or_wrong(token: str | None, said: str) -> None:
     with fake_head(TOKEN) as head, pytest.raises(ClusterError, match=said) as caught:
-        JobServer(head.address, token=token).look("x")
+        patient_server(head, token=token).look("x")
     assert "RAY_AUTH_TOKEN" in caught.value.next
     assert "b" * 32 not in str(caught.value)
 
@@ -73,7 +73,7 @@ def test_a_token_is_not_taken_elsewhere() -> None:
     with fake_head() as elsewhere, fake_head() as head:
         head.answer, head.location = (302, ""), f"{elsewhere.address}/api/version"
         with pytest.raises(ClusterError, match="sends us elsewhere"):
-            JobServer(head.address, token=TOKEN).version()
+            patient_server(head, token=TOKEN).version()
         assert elsewhere.seen == []
 
 
@@ -82,13 +82,13 @@ def test_what_is_no_job_server_is_said_to_be_none(answer: tuple[int, str]) -> No
     with fake_head() as head:
         head.answer = answer
         with pytest.raises(ClusterError) as caught:
-            JobServer(head.address).version()
+            patient_server(head).version()
         assert head.address in str(caught.value)
 
 
 def test_a_job_that_is_refused_for_another_reason() -> None:
     with fake_head() as head, pytest.raises(ClusterError, match="ValueError: no such thing"):
-        JobServer(head.address).submit("x", "is bad", {})
+        patient_server(head).submit("x", "is bad", {})
 
 
 def test_nobody_there() -> None:

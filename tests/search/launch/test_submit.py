@@ -9,14 +9,15 @@ from threading import Barrier
 import pytest
 
 from search.launch.follow import Follower
-from search.launch.jobs import ClusterError, JobServer
+from search.launch.jobs import ClusterError, JobServer, JobView
 from search.launch.submit import Submission, submit
 from storage.database import Database
 from storage.errors import ExperimentBusy, ExperimentExists
 from storage.experiments import Experiments
 from storage.launches import Launches
 from tests.contracts.experiments import small_spec
-from tests.search.launch.fake_head import FakeHead, fake_head
+from tests.contracts.processes import PATIENCE
+from tests.search.launch.fake_head import FakeHead, fake_head, patient_server
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def head() -> Iterator[FakeHead]:
 
 @pytest.fixture
 def server(head: FakeHead) -> JobServer:
-    return JobServer(head.address)
+    return patient_server(head)
 
 
 def again(database: Database, server: JobServer, **changes: object) -> Submission:
@@ -65,7 +66,7 @@ def test_of_many_at_the_same_instant_one_starts_it(
 
 def test_where_nobody_answers_nothing_is_made(database: Database) -> None:
     with fake_head(token="right") as head, pytest.raises(ClusterError):
-        again(database, JobServer(head.address, token="wrong"))
+        again(database, patient_server(head, token="wrong"))
     assert Experiments(database).list() == []
 
 
@@ -74,9 +75,9 @@ def test_a_token_goes_to_no_address_of_the_databases(
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     with fake_head(token="secret") as other:
-        again(database, JobServer(other.address, token="secret"))
+        again(database, patient_server(other, token="secret"))
         other.authorizations.clear()
-        again(database, JobServer(head.address, token="secret"))
+        again(database, patient_server(head, token="secret"))
         assert other.authorizations
         assert set(other.authorizations) == {""}
 
@@ -126,11 +127,11 @@ def test_submitted_to_another_cluster_while_the_first_has_it(
 ) -> None:
     again(database, server)
     with fake_head() as other:
-        done = again(database, JobServer(other.address))
+        done = again(database, patient_server(other))
         assert (done.started, done.launch.address) == (False, head.address)
         assert other.jobs == {}
         head.jobs["shoal-small-1"]["status"] = "STOPPED"
-        assert again(database, JobServer(other.address)).launch.address == other.address
+        assert again(database, patient_server(other)).launch.address == other.address
 
 
 def test_what_was_asked_before_is_forgotten_and_what_is_asked_now_is_not(
@@ -249,3 +250,20 @@ class TestFollowing:
         follower, _, _ = self._follower(database, server, done, [])
         with pytest.raises(ClusterError, match="503"):
             follower.run()
+
+
+def test_another_cluster_is_asked_as_patiently(
+    database: Database, head: FakeHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was given up for gone would start a second driver."""
+    again(database, patient_server(head))
+    asked, look = [], JobServer.look
+
+    def noted(server: JobServer, submission: str) -> JobView:
+        asked.append((server.address, server.timeout))
+        return look(server, submission)
+
+    monkeypatch.setattr(JobServer, "look", noted)
+    with fake_head() as other:
+        assert not again(database, patient_server(other)).started
+    assert asked == [(head.address, PATIENCE)]
