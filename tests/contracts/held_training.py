@@ -12,28 +12,24 @@ from objectives.trainer import PlainEngine
 from tests.contracts.hold import heed
 
 
-class HeldPlain(PlainEngine):
+class _Held:
+    """An engine's part that waits before it advances, and counts the epochs that it has trained."""
+
+    done = 0
+
+    def advance(self) -> Sequence[EpochEnd | TrialFailure]:
+        heed(self.done)
+        ends: Sequence[EpochEnd | TrialFailure] = super().advance()  # type: ignore[misc]  # the engine's
+        self.done += len(ends)
+        return ends
+
+
+class HeldPlain(_Held, PlainEngine):
     """The plain engine, which waits before an epoch."""
 
-    done = 0
 
-    def advance(self) -> Sequence[EpochEnd | TrialFailure]:
-        heed(self.done)
-        ends = super().advance()
-        self.done += len(ends)
-        return ends
-
-
-class HeldFused(FusedEngine):
+class HeldFused(_Held, FusedEngine):
     """The fused engine, which waits before it advances."""
-
-    done = 0
-
-    def advance(self) -> Sequence[EpochEnd | TrialFailure]:
-        heed(self.done)
-        ends = super().advance()
-        self.done += len(ends)
-        return ends
 
 
 class _Steps:
@@ -42,7 +38,7 @@ class _Steps:
     done = 0
 
 
-class _Held(nn.Sequential):
+class _HeldNetwork(nn.Sequential):
     def forward(self, images: Tensor) -> Tensor:
         if self.training:
             heed(_Steps.done)
@@ -56,7 +52,7 @@ def network(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     are ours alone.
     """
     channels, height, width = input_shape
-    return _Held(
+    return _HeldNetwork(
         nn.Conv2d(channels, 4, 3, padding=1),
         nn.ReLU(),
         nn.Dropout(0.2),

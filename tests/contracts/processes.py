@@ -79,13 +79,43 @@ def outcome_of(run: subprocess.Popen[str], timeout: float = PATIENCE) -> dict[st
     return outcome
 
 
+def ended(
+    process: subprocess.Popen[str], *, seconds: float = PATIENCE, report: Callable[[], str] = str
+) -> str:
+    """Wait for a process to end by itself; what it wrote to stderr. One that doesn't end is killed, and its
+    words and `report` are told."""
+    try:
+        return process.communicate(timeout=seconds)[1]
+    except subprocess.TimeoutExpired:
+        known = report()
+        raise AssertionError(f"it did not end in time: {_last_words(process)}\n{known}".rstrip()) from None
+
+
+def _last_words(process: subprocess.Popen[str]) -> object:
+    """What it wrote; it is killed."""
+    process.kill()
+    try:
+        return process.communicate(timeout=30)
+    except subprocess.TimeoutExpired as held:
+        return held.stdout, held.stderr, "its children hold its pipes"
+
+
 def until(
-    condition: Callable[[], Any], *, run: subprocess.Popen[str] | None = None, seconds: float = PATIENCE
+    condition: Callable[[], Any],
+    *,
+    run: subprocess.Popen[str] | None = None,
+    seconds: float = PATIENCE,
+    report: Callable[[], str] = str,
 ) -> None:
-    """Poll until something is so; fail if it takes too long, or if `run` ends first."""
+    """Poll until something is so; fail, telling what `run` said, if it takes too long or `run` ends first.
+
+    `report`: what is known of that which should have happened, for whoever reads of the failure.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        if time.monotonic() >= deadline:
+            known = report() if run is None else f"{report()}\n{_last_words(run)}"
+            raise AssertionError(f"it did not happen in time\n{known}".rstrip())
         if run is not None and run.poll() is not None:
             raise AssertionError(f"the run ended first: {run.communicate()}")
         time.sleep(0.02)
@@ -93,7 +123,13 @@ def until(
 
 def _main() -> None:
     from search.control.controller import run_experiment
+    from search.control.events import Event, Progress
     from search.experiment.spec import ExperimentSpec
+
+    def tell(event: Event) -> None:
+        # Not each second's progress: nobody reads the pipe before the end, and once it is full the run waits.
+        if not isinstance(event, Progress):
+            print(event, file=sys.stderr)
 
     arguments = json.loads(sys.argv[1])
     outcome = run_experiment(
@@ -103,7 +139,7 @@ def _main() -> None:
         device="cpu",
         trainer=arguments["trainer"],
         **arguments["options"],
-        on_event=lambda event: print(event, file=sys.stderr),
+        on_event=tell,
     )
     print(json.dumps({"state": outcome.state, "reason": outcome.reason, "ray": "ray" in sys.modules}))
 

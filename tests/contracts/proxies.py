@@ -18,18 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.contracts.ports import free_ports
+
 PROXY = Path(__file__).parents[2] / "deploy" / "proxy"
 USER, PASSWORD = "ann", "correct horse battery"
 HASH = "$2a$04$hR5uJC7VHwSRCTzYQuvi2uATjXD3v0AZnQmJ2uS80rpkn0mhHwOMO"
 """Of the password, at the least cost that bcrypt knows."""
 VIEW, DASHBOARD = "localhost", "dashboard.localhost"
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def program(name: str) -> str:
@@ -84,7 +79,7 @@ def caddy(
 ) -> Iterator[Proxy]:
     """Caddy before the two ports, with everything that it writes in the folder."""
     found = program("caddy")
-    port = free_port()
+    (port,) = free_ports(1)
     (folder / "users").write_text(f"{USER} {HASH}\n")
     chosen = folder / f"{login}.caddy"
     text = (PROXY / "login" / f"{login}.caddy").read_text()
@@ -115,7 +110,7 @@ def caddy(
 def nginx(folder: Path, view: int, dashboard: int) -> Iterator[Proxy]:
     """nginx with the ports and files of the test written into its configuration."""
     found, openssl = program("nginx"), program("openssl")
-    port = free_port()
+    (port,) = free_ports(1)
     subprocess.run(
         [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2",
          "-keyout", folder / "key", "-out", folder / "crt"], check=True, capture_output=True,

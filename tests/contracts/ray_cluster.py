@@ -1,8 +1,12 @@
 """Ray clusters of several nodes for tests: heads and workers by `ray start`, ended by their own processes.
 
-Everything is said: folder, ports, addresses, token. Nothing here touches another Ray of the machine;
+Everything is said: folders, ports, addresses, token. Nothing here touches another Ray of the machine;
 `ray stop`, which ends all of them, is never used. `wrap` puts a node elsewhere, such as in a network
 namespace: ``("ip", "netns", "exec", "node1")``.
+
+Each node has a folder of its own, as machines have. In one folder, two that start at the same time take the
+same names for their sockets (Ray looks which is free, and makes it later): one's workers then speak to
+another's raylet, or to its objects, and no actor ever begins on either.
 """
 
 from __future__ import annotations
@@ -11,36 +15,47 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import psutil
+
+from tests.contracts import processes
+from tests.contracts.ports import free_ports
+from tests.contracts.run_report import run_report, section
+
+if TYPE_CHECKING:
+    from storage.database import Database
 
 RAY = Path(sys.executable).parent / "ray"
 ROOT = Path(__file__).parents[2]
 OBJECT_STORE_BYTES = 80 * 2**20
 START_SECONDS = 300.0
-
-
-def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Ports that nobody listens on at this moment."""
-    with_sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in with_sockets:
-            one.bind((host, 0))
-        return [one.getsockname()[1] for one in with_sockets]
-    finally:
-        for one in with_sockets:
-            one.close()
+TRIES = 3
+"""Times that a node is started: `ray start` gives up after 30 s, whatever else the machine has to do."""
+STARTED = "Ray runtime started."
+"""What `ray start` says of a node that has come up and that the head knows."""
+TAIL = 2000
+"""Characters of a log's end in a report."""
+LOGS = (
+    "job-driver-*.log",
+    "raylet*",
+    "gcs_server*",
+    "runtime_env_agent*",
+    "dashboard_agent.log",
+    "worker-*.err",
+)
+"""Ray's own logs of a node that tell why it doesn't do what it should."""
 
 
 @dataclass
@@ -51,6 +66,21 @@ class Node:
     process: subprocess.Popen[bytes]
     log: Path
     address: str
+    folder: Path
+    """Ray's own, with its logs."""
+    again: Callable[[], Node]
+    """Starts another like it."""
+    told_to_end: bool = False
+
+    @property
+    def has_started(self) -> bool:
+        """Whether `ray start` says so; a node without it is none."""
+        return STARTED in self.said()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended although nobody told it to."""
+        return self.process.poll() is not None and not self.told_to_end
 
     def processes(self) -> list[psutil.Process]:
         """Those of the node that live, its own first."""
@@ -69,11 +99,29 @@ class Node:
 
     def kill(self) -> None:
         """End the node as a power cut would: SIGKILL to all of its processes at once."""
+        self.told_to_end = True
         _kill(self.processes())
         self.process.wait(30)
 
+    def report(self) -> str:
+        """How it is, and what it said."""
+        code = self.process.poll()
+        state = "runs" if code is None else f"ended with {code}{', as told' * self.told_to_end}"
+        names = []
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                names.append(process.name())
+        return section(f"{self.name} {state}", [f"processes: {', '.join(names)}", *_tail(self.log)])
+
+    def logs(self) -> str:
+        """The ends of what Ray's processes and their drivers wrote."""
+        logs = sorted(one for kind in LOGS for one in self.folder.glob(f"session_2*/logs/{kind}"))
+        ends = {log.name: _tail(log) for log in logs}
+        return "\n".join(section(f"{self.name}: {name}", end) for name, end in ends.items() if end)
+
     def end(self) -> None:
         """End it in order, and what is left by force."""
+        self.told_to_end = True
         processes = self.processes()
         self.process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
@@ -145,7 +193,7 @@ class RayCluster:
     def start_worker(
         self, cpus: int = 1, *, host: str | None = None, wrap: Sequence[str] = (), **environment: str
     ) -> Node:
-        """Start a node with so many cores; who needs it to be there waits for what it does."""
+        """Start a node with so many cores; who needs it to be there calls `await_workers`."""
         agent, grpc, runtime, metrics = free_ports(4)
         return self._start(
             f"worker{len(self.nodes)}",
@@ -160,8 +208,43 @@ class RayCluster:
             **environment,
         )
 
+    def await_workers(self) -> None:
+        """Until all nodes that were started are there; one that ended instead is started again, as it
+        would be on a machine of its own. Fails, saying why, if that is of no use."""
+        for left in reversed(range(TRIES)):
+            processes.until(
+                lambda: all(node.has_started or node.process.poll() is not None for node in self.nodes),
+                report=self.report,
+            )
+            failed = [node for node in self.nodes if node.has_failed]
+            assert left or not failed, self.report()
+            for node in failed:
+                node.told_to_end = True
+                node.again()
+
+    def until(self, condition: Callable[[], Any], database: Database | None = None) -> None:
+        """Until something is so that takes the head and a node; fails with a report, at once if these have
+        ended by themselves. `database`: of the run that is waited for."""
+
+        def is_so() -> bool:
+            if condition():
+                return True
+            workers = [node for node in self.nodes[1:] if not node.told_to_end]
+            gone = self.head.has_failed or (workers and all(node.has_failed for node in workers))
+            assert not gone, f"the nodes ended by themselves\n{self.report(database)}"
+            return False
+
+        processes.until(is_so, report=lambda: self.report(database))
+
+    def report(self, database: Database | None = None) -> str:
+        """All that is known of the nodes, and of the run in this database: for a test that fails."""
+        known = [run_report(database)] if database is not None else []
+        return "\n".join(
+            [*(node.report() for node in self.nodes), *known, *(node.logs() for node in self.nodes)]
+        )
+
     def _start(self, name: str, host: str, wrap: Sequence[str], *options: str, **environment: str) -> Node:
-        log = self.folder / f"{name}.log"
+        log, folder = self.folder / f"{name}.log", self.folder / f"ray{len(self.nodes) or ''}"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [
@@ -172,7 +255,7 @@ class RayCluster:
                     f"--node-ip-address={host}",
                     "--num-gpus=0",
                     f"--object-store-memory={OBJECT_STORE_BYTES}",
-                    f"--temp-dir={self.folder / 'ray'}",
+                    f"--temp-dir={folder}",
                     "--min-worker-port=0",
                     "--max-worker-port=0",
                     "--disable-usage-stats",
@@ -185,7 +268,8 @@ class RayCluster:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.nodes.append(Node(name, process, log, host))
+        again = partial(self._start, f"{name}-again", host, wrap, *options, **environment)
+        self.nodes.append(Node(name, process, log, host, folder, again))
         return self.nodes[-1]
 
     def _environment(self) -> dict[str, str]:
@@ -229,6 +313,10 @@ def ray_cluster(head_host: str = "127.0.0.1", **environment: str) -> Iterator[Ra
         yield cluster
     finally:
         cluster.close()
+
+
+def _tail(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace")[-TAIL:].splitlines()
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:

@@ -15,6 +15,8 @@ import pytest
 from search.cli import run_command
 
 COMMAND = Path(sys.executable).parent / "shoal"
+SECONDS = 400.0
+"""For a command, which may be a whole run on a busy machine."""
 
 TINY = """
 experiment: {name}
@@ -57,15 +59,19 @@ class Shoal:
         self, *arguments: str, code: int = 0, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, which must be this exit code."""
-        done = subprocess.run(
-            [COMMAND, *arguments],
-            cwd=self.folder,
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [COMMAND, *arguments],
+                cwd=self.folder,
+                env={**self.environment, **environment},
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as late:
+            said = [(words or b"").decode("utf-8", "replace") for words in (late.stdout, late.stderr)]
+            raise AssertionError(f"shoal {' '.join(arguments)} did not end in time; it said {said}") from None
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         return done

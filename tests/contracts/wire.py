@@ -100,7 +100,7 @@ def wired(url: str) -> Iterator[Wire]:
         wire.close()
 
 
-class _Ended(Exception):  # noqa: N818
+class _Ended(Exception):  # noqa: N818 (an event, no fault)
     """The other side hung up."""
 
 

@@ -115,7 +115,7 @@ def test_an_experiment_and_all_that_reads_it(urls: RoleUrls, folder: Path) -> No
         with reader.start("serve", "--no-open", "--port", "0") as serving:
             assert serving.stderr is not None
             line = serving.stderr.readline()
-            with urlopen(line.split()[1], timeout=30) as page:
+            with urlopen(line.split()[1], timeout=240) as page:
                 assert b"tiny" in page.read()
             serving.send_signal(signal.SIGINT)
     with Database(urls.reader) as database:

@@ -8,9 +8,8 @@ import signal
 import subprocess
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -30,13 +29,6 @@ from tests.faults.objectives import FOLDER_VARIABLE, PACE_VARIABLE
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 
 TRIALS, EPOCHS = 20, 4
-PATIENCE = 240.0
-"""Seconds: three nodes start slowly where others test as well."""
-
-
-def until(condition: Callable[[], Any]) -> None:
-    """Until something is so."""
-    processes.until(condition, seconds=PATIENCE)
 
 
 def experiment_file(name: str) -> str:
@@ -70,6 +62,7 @@ def cluster(database_url: str, tmp_path: Path) -> Iterator[RayCluster]:
         cluster.start_head()
         cluster.start_worker(1)
         cluster.start_worker(1)
+        cluster.await_workers()
         yield cluster
 
 
@@ -105,7 +98,7 @@ def test_submitted_twice_driver_killed_submitted_again(
 
     # At the same instant from two places: one run.
     both = [shoal.start(*there) for _ in range(2)]
-    said = [process.communicate(timeout=PATIENCE)[1] for process in both]
+    said = [processes.ended(process, report=lambda: cluster.report(database)) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert sorted(one.split()[0] for one in said) == ["far", "submitted"], "one is told that it runs already"
     experiment = Experiments(database).get("far")
@@ -114,13 +107,14 @@ def test_submitted_twice_driver_killed_submitted_again(
     ]
 
     # Three are wanted and two have room: the third waits, which is no failure.
-    until(lambda: ended(database, "far") >= 6)
+    cluster.until(lambda: ended(database, "far") >= 6, database)
     assert len(drivers(cluster)) == 1
 
     # One actor is told to go: its trial is given back, not lost.
     workers = "SELECT array_agg(process) FROM shoal.workers WHERE ended_at IS NULL"
     os.kill(database.scalar(workers)[0], signal.SIGTERM)
-    until(lambda: database.scalar("SELECT count(*) FROM shoal.workers WHERE ended_at IS NOT NULL") == 1)
+    gone = "SELECT count(*) FROM shoal.workers WHERE ended_at IS NOT NULL"
+    cluster.until(lambda: database.scalar(gone) == 1, database)
 
     # No password where others may look.
     password = make_url(database.url).password
@@ -128,7 +122,7 @@ def test_submitted_twice_driver_killed_submitted_again(
     request = urllib.request.Request(
         f"{cluster.job_address}/api/jobs/", headers={"Authorization": f"Bearer {cluster.token}"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=processes.PATIENCE) as answer:
         jobs = answer.read().decode()
     assert "shoal-far-1" in jobs
     assert password not in jobs
@@ -168,10 +162,10 @@ def _stop_from_elsewhere(cluster: RayCluster, database: Database, shoal: Shoal) 
     shoal.write("halted.yaml", experiment_file("halted"))
     address = ("--address", cluster.job_address)
     follower = shoal.start("submit", "halted.yaml", *address, "--workers", "2", "--follow")
-    until(lambda: ended(database, "halted") >= 1)
+    cluster.until(lambda: ended(database, "halted") >= 1, database)
     shoal("stop", "halted")
-    follower.communicate(timeout=PATIENCE)
-    assert follower.returncode == 1
+    said = processes.ended(follower, report=lambda: cluster.report(database))
+    assert follower.returncode == 1, said
     experiment = Experiments(database).get("halted")
     assert experiment.state == "stopped"
     assert Launches(database).newest(experiment.id).state == "stopped"

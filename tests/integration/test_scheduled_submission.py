@@ -18,6 +18,7 @@ from storage.database import URL_VARIABLE, Database
 from storage.experiments import Experiments
 from storage.launches import Launches
 from storage.schedules import Schedules
+from tests.contracts.processes import ended
 from tests.contracts.ray_cluster import ROOT, RayCluster, ray_cluster
 from tests.contracts.schedules import SECRET, receiver
 from tests.contracts.shoal_command import Shoal
@@ -51,6 +52,7 @@ def cluster(database_url: str, tmp_path: Path) -> Iterator[RayCluster]:
     with ray_cluster(**{URL_VARIABLE: database_url, FOLDER_VARIABLE: str(tmp_path)}) as cluster:
         cluster.start_head()
         cluster.start_worker(1)
+        cluster.await_workers()
         yield cluster
 
 
@@ -71,7 +73,7 @@ def test_a_generation_runs_on_the_cluster_and_its_end_is_told(
             "--device", "cpu", "--webhook", hook.url,
         )  # fmt: skip
         fire = shoal.start("schedule", "fire", "nightly")
-        said = fire.communicate(timeout=PATIENCE)[1]
+        said = ended(fire, seconds=PATIENCE, report=lambda: cluster.report(database))
         assert fire.returncode == 0, said
         [(headers, body)] = hook.received
 

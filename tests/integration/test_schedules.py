@@ -16,7 +16,7 @@ from storage.checker import check_history
 from storage.database import URL_VARIABLE, Database
 from storage.experiments import Experiments
 from storage.schedules import Schedules
-from tests.contracts.processes import until
+from tests.contracts.processes import ended, until
 from tests.contracts.shoal_command import Shoal
 
 pytestmark = pytest.mark.slow
@@ -95,7 +95,7 @@ def test_a_firing_that_is_told_to_leave_is_taken_up_again(
     children = runs(fire)
     assert children
     fire.send_signal(signal.SIGTERM)
-    _, said = fire.communicate(timeout=90)
+    said = ended(fire)
     assert fire.returncode == 143, said
     assert not any(child.is_running() for child in children), "its run outlived it"
     schedules = Schedules(database)
@@ -122,7 +122,7 @@ def test_the_run_of_a_firing_does_not_outlive_a_killed_watcher(
     until(lambda: finished_trials(database) >= 3, run=fire)
     children = runs(fire)
     fire.kill()
-    _, said = fire.communicate()
+    said = ended(fire)
     until(lambda: not any(child.is_running() for child in children))
     assert Experiments(database).get("nightly.g1").state == "stopped", said
     paced.unlink()
@@ -143,7 +143,7 @@ def test_a_budget_ends_a_run_in_order(shoal: Shoal, database: Database, paced: P
     with database.begin() as connection:
         connection.execute(text("UPDATE shoal.firings SET spent_seconds = 5 * 3600"))
     children = runs(fire)
-    _, said = fire.communicate(timeout=120)
+    said = ended(fire)
     assert fire.returncode == 0, said
     assert "budget of 5 hours is used up; asking nightly.g1 to stop" in said
     assert not any(child.is_running() for child in children), "it holds what it held"
@@ -162,7 +162,7 @@ def test_two_timers_at_once_fire_once(shoal: Shoal, database: Database) -> None:
         connection.execute(text("UPDATE shoal.schedules SET decided_until = now() - interval '90 seconds'"))
     # Both may be a minute apart to the schedule; of each minute one fires, and the other says how that went.
     both = [shoal.start("schedule", "fire", "nightly", "--if-due") for _ in range(2)]
-    said = [fire.communicate(timeout=120)[1] for fire in both]
+    said = [ended(fire) for fire in both]
     assert [fire.returncode for fire in both] == [0, 0], said
     schedules = Schedules(database)
     firings = schedules.firings(schedules.get("nightly").id)

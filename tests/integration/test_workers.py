@@ -31,7 +31,7 @@ from tests.contracts.fake_engine import BEGUN_VARIABLE, FAKE, FOUR_SLOTS, LOG_VA
 from tests.contracts.held_training import PLAIN
 from tests.contracts.hold import VARIABLE as HOLD_VARIABLE
 from tests.contracts.hold import Hold
-from tests.contracts.ledger_contract import move_deadline
+from tests.contracts.ledger_writes import move_deadline
 from tests.contracts.processes import PATIENCE, outcome_of, start_run, until, worker_process
 
 pytestmark = pytest.mark.slow

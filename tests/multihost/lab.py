@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from objectives.imports import ALLOW_VARIABLE
 from storage import queries
 from storage.database import URL_VARIABLE, Database
 from storage.embedded import HOME_VARIABLE
+from storage.errors import StorageError
 from storage.experiments import Experiments
 from storage.ledger import LEASE_VARIABLE
 from tests.contracts.ray_cluster import ROOT, Node, RayCluster
@@ -247,13 +248,15 @@ class Lab:
 
     @contextmanager
     def explained(self, name: str) -> Iterator[None]:
-        """What fails meanwhile says what the experiment's newest driver said."""
+        """What fails meanwhile says what is known of the run, and what its newest driver said."""
         try:
             yield
         except Exception as error:
             assert self.cluster is not None
             logs = sorted(self.cluster.folder.glob(f"ray/session_*/logs/job-driver-shoal-{name}-*"))
             error.add_note("\n".join(log.read_text("utf-8", "replace")[-3000:] for log in logs[-1:]))
+            with suppress(StorageError):  # it may be what fails
+                error.add_note(self.cluster.report(self.database))
             raise
 
     def close(self) -> None:
