@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import random
@@ -22,9 +21,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,6 +39,7 @@ from search.experiment.settings import METHODS, PRUNER_SETTINGS
 from search.pruning.pruners import build_pool_pruner, build_pruner
 from search.pruning.rungs import RungTable
 from search.sampling.samplers import build_sampler
+from tests.benchmarks.functions import FUNCTIONS
 
 SPACE: dict[str, BaseDistribution] = {
     "rate": FloatDistribution(1e-4, 1.0, log=True),
@@ -50,6 +49,8 @@ SPACE: dict[str, BaseDistribution] = {
     "loss": CategoricalDistribution(["a", "b", "c"]),
     "optimizer": CategoricalDistribution(["p", "q", "r", "s"]),
 }
+
+
 EPOCHS = 20
 
 
@@ -169,100 +170,6 @@ def prune_costs(rounds: int) -> list[dict[str, Any]]:
 
 
 # What the values are worth
-
-
-@dataclass(frozen=True)
-class Function:
-    """A test function with its dimensions; the least value is 0."""
-
-    space: Mapping[str, BaseDistribution]
-    value: Callable[[Mapping[str, Any]], float]
-
-
-def _floats(count: int, low: float, high: float) -> dict[str, BaseDistribution]:
-    return {f"x{number}": FloatDistribution(low, high) for number in range(count)}
-
-
-def _row(values: Mapping[str, Any], count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([float(values[f"x{number}"]) for number in range(count)])
-
-
-def branin(values: Mapping[str, Any]) -> float:
-    x, y = values["x0"], values["x1"]
-    bowl = (y - 5.1 / (4 * math.pi**2) * x**2 + 5 / math.pi * x - 6) ** 2
-    return bowl + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x) + 10 - 0.39788735772973816
-
-
-_A = np.array(
-    [
-        [10, 3, 17, 3.5, 1.7, 8],
-        [0.05, 10, 17, 0.1, 8, 14],
-        [3, 3.5, 1.7, 10, 17, 8],
-        [17, 8, 0.05, 10, 0.1, 14],
-    ]
-)
-_P = 1e-4 * np.array(
-    [
-        [1312, 1696, 5569, 124, 8283, 5886],
-        [2329, 4135, 8307, 3736, 1004, 9991],
-        [2348, 1451, 3522, 2883, 3047, 6650],
-        [4047, 8828, 8732, 5743, 1091, 381],
-    ]
-)
-
-
-def hartmann6(values: Mapping[str, Any]) -> float:
-    inner = (_A * (_row(values, 6) - _P) ** 2).sum(axis=1)
-    return float(3.322368011415515 - np.array([1.0, 1.2, 3.0, 3.2]) @ np.exp(-inner))
-
-
-def ackley(values: Mapping[str, Any]) -> float:
-    """In 5 dimensions, of which a choice stretches two."""
-    x = _row(values, 5) * np.array(
-        [1, 1, 1, *[{"narrow": 0.5, "plain": 1.0, "wide": 2.0}[values["shape"]]] * 2]
-    )
-    x[4] += {"a": 0.0, "b": 3.0}[values["side"]]
-    first = -20 * math.exp(-0.2 * math.sqrt((x**2).mean()))
-    return float(first - math.exp(np.cos(2 * math.pi * x).mean()) + 20 + math.e)
-
-
-def rosenbrock(values: Mapping[str, Any]) -> float:
-    """In 4 dimensions, two of them whole numbers; scaled by a logarithm."""
-    x = _row(values, 4)
-    return float(np.log1p((100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()))
-
-
-def styblinski_tang(values: Mapping[str, Any]) -> float:
-    """In 4 dimensions, one in steps, one logarithmic, and one that is there for one choice only."""
-    x = np.array([values["x0"], values["x1"], math.log10(values["x2"]), values.get("x3", 0.0)])
-    return float((x**4 - 16 * x**2 + 5 * x).sum() / 2 + 4 * 39.16616570377142)
-
-
-FUNCTIONS: dict[str, Function] = {
-    "branin": Function({"x0": FloatDistribution(-5, 10), "x1": FloatDistribution(0, 15)}, branin),
-    "hartmann6": Function(_floats(6, 0, 1), hartmann6),
-    "ackley, mixed": Function(
-        {
-            **_floats(5, -10, 10),
-            "shape": CategoricalDistribution(["narrow", "plain", "wide"]),
-            "side": CategoricalDistribution(["a", "b"]),
-        },
-        ackley,
-    ),
-    "rosenbrock, mixed": Function(
-        {**_floats(2, -5, 10), "x2": IntDistribution(-5, 10), "x3": IntDistribution(-5, 10)}, rosenbrock
-    ),
-    "styblinski-tang, conditional": Function(
-        {
-            "x0": FloatDistribution(-5, 5),
-            "x1": FloatDistribution(-5, 5, step=0.25),
-            "x2": FloatDistribution(1e-5, 1e5, log=True),
-            "kind": CategoricalDistribution(["short", "long"]),
-            "x3": FloatDistribution(-5, 5),
-        },
-        styblinski_tang,
-    ),
-}
 
 
 def regret(name: str, arm: str, seed: int, trials: int, at_once: int) -> float:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from objectives.base import Choice, Engine, EpochEnd, EpochReport, Task, TrialConfig, TrialFailure, TrialStart
+from objectives.base import Choice, Engine, EpochEnd, EpochReport, TrialFailure
 from objectives.fused import FusedEngine
 from objectives.fused import engine as engine_module
 from objectives.fused.pool import Pool
@@ -31,12 +27,7 @@ from tests.contracts.engine_contract import (
 )
 from tests.contracts.parity_contract import PAIRS, tiny
 from tests.contracts.scoring_contract import ScoringContract
-
-OWN = Task(data=TASK.data, allow_imports=("users_own",))
-
-
-def small_engine(task: Task = OWN) -> FusedEngine:
-    return FusedEngine(task, "cpu", slots=4, rows=4, images_per_row=16)
+from tests.objectives.fused.small_engines import OWN, assert_like_plain, small_engine
 
 
 class TestFusedEngine(EngineContract, ScoringContract):
@@ -53,112 +44,6 @@ class TestWideFusedEngine(EngineContract):
         return lambda task: FusedEngine(task, "cpu", slots=1)
 
 
-class Scores(nn.Module):
-    """A user's model with code of its own between its layers."""
-
-    def __init__(self, input_shape: tuple[int, int, int], classes: int, *, hidden: int = 6) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(input_shape[0], hidden, 3)
-        self.head = nn.Linear(hidden, classes)
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, images: Tensor) -> Tensor:
-        maps = torch.relu(self.conv(images))
-        scores: Tensor = self.head(maps.mean(dim=(2, 3))) * self.scale
-        return scores
-
-
-class WithDropout(Scores):
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(nn.functional.dropout(images, 0.2, self.training))
-
-
-class Mixing(Scores):
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images - images.mean(dim=0))
-
-
-class Counting(Scores):
-    seen: Tensor
-
-    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
-        super().__init__(input_shape, classes)
-        self.register_buffer("seen", torch.zeros(()))
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.training:
-            self.seen = self.seen + 1
-        return super().forward(images)
-
-
-class Branching(Scores):
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images if images.sum() > 0 else -images)
-
-
-def layers(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """A user's model of common layers only."""
-    return nn.Sequential(
-        nn.Conv2d(input_shape[0], 4, 3),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(4 * 36, classes),
-    )
-
-
-def frozen(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    model = layers(input_shape, classes)
-    next(model.parameters()).requires_grad_(False)
-    return model
-
-
-def noisy_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Draws for every score, and once for the batch."""
-    noisy = logits + 3 * torch.rand_like(logits)
-    return nn.functional.cross_entropy(noisy, labels, reduction="none") * (0.5 + torch.rand(()))
-
-
-def failing_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    raise RuntimeError("no loss today")
-
-
-@pytest.fixture
-def users_own() -> Iterator[ModuleType]:
-    module = ModuleType("users_own")
-    for thing in (
-        *(Scores, WithDropout, Mixing, Counting, Branching),
-        *(layers, frozen, noisy_loss, failing_loss),
-    ):
-        setattr(module, thing.__name__, thing)
-    sys.modules["users_own"] = module
-    yield module
-    del sys.modules["users_own"]
-
-
-def with_model(name: str, **changes: object) -> TrialConfig:
-    # Not Adam: where a bias comes before a normalisation its gradient is nothing but rounding, and Adam
-    # makes steps of full size of it.
-    values = {"optimizer": Choice("momentum"), "learning_rate": 0.02, "epochs": 2}
-    changes = {"model": Choice(f"users_own:{name}")} | values | changes
-    return dataclasses.replace(GOOD, **changes)  # type: ignore[arg-type]
-
-
-def assert_like_plain(engine: Engine, starts: list[TrialStart]) -> None:
-    """The same curves, but for rounding."""
-    expected = run(PlainEngine(OWN, "cpu"), starts)
-    for trial_id, said in run(engine, starts).items():
-        assert len(said) == len(expected[trial_id])
-        for one, other in zip(said, expected[trial_id], strict=True):
-            assert isinstance(one, EpochReport)
-            assert isinstance(other, EpochReport)
-            assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
-            assert one.validation_loss == pytest.approx(other.validation_loss, rel=1e-3)
-            assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-3)
-            assert one.learning_rate == other.learning_rate
-            assert one.metrics["accuracy"] == pytest.approx(other.metrics["accuracy"], abs=0.051)
-
-
 # What torch alone decides
 
 
@@ -171,56 +56,6 @@ def test_a_last_batch_of_one_image_is_refused_as_by_the_plain_trainer() -> None:
     assert isinstance(failure, TrialFailure)
     assert "leave one image for an epoch's last batch" in failure.reason
     assert fused[2] == run(small_engine(), [trial(2)])[2]
-
-
-# What users bring
-
-
-@pytest.mark.parametrize("name", ["Scores", "layers"])
-def test_users_models_train_fused_and_like_the_plain_trainer(users_own: ModuleType, name: str) -> None:
-    starts = [trial(n, with_model(name, batch_size=16 + 8 * n)) for n in range(5)]
-    engine = small_engine()
-    engine.admit(starts[0])
-    advance_to_end_of(engine, 0)
-    assert engine.why_alone(0) is None
-    engine.retire(0)
-    assert_like_plain(engine, starts)
-
-
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [
-        ("WithDropout", "random"),
-        ("Mixing", "others of its batch"),
-        ("Counting", "buffers"),
-        ("Branching", "torch.func can't run"),
-        ("frozen", "frozen"),
-    ],
-)
-def test_what_can_not_be_fused_trains_alone_and_says_why(users_own: ModuleType, name: str, why: str) -> None:
-    start = trial(1, with_model(name))
-    engine = small_engine()
-    engine.admit(start)
-    advance_to_end_of(engine, 1)
-    assert why in (engine.why_alone(1) or "")
-    assert run(small_engine(), [trial(2), start])[1] == run(PlainEngine(OWN, "cpu"), [start])[1]
-
-
-def test_users_losses_see_the_random_numbers_that_they_see_alone(users_own: ModuleType) -> None:
-    noisy = with_model("Scores", loss=Choice("users_own:noisy_loss"))
-    sizes = (16, 40, None)  # all images at once are more than a step has room for
-    starts = [trial(n, dataclasses.replace(noisy, batch_size=size)) for n, size in enumerate(sizes)]
-    assert_like_plain(small_engine(), starts)
-
-
-def test_a_raising_loss_is_one_trials_failure(users_own: ModuleType) -> None:
-    failing = trial(9, dataclasses.replace(GOOD, loss=Choice("users_own:failing_loss")))
-    found = run(small_engine(), [trial(1), failing, trial(2)])
-    (failure,) = found[9]
-    assert isinstance(failure, TrialFailure)
-    assert "no loss today" in failure.reason
-    assert not failure.retryable
-    assert {n: found[n] for n in (1, 2)} == run(small_engine(), [trial(1), trial(2)])
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def shown(page: str) -> str:
     """A page's text, its entities read and runs of blanks made one."""
 
     class Reader(HTMLParser):
-        parts: list[str] = []  # noqa: RUF012
+        parts: list[str]
 
         def handle_data(self, data: str) -> None:
             self.parts.append(data)

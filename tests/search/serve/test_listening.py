@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from wsgiref.simple_server import WSGIServer
 import pytest
 
 from search.serve.listening import bound
+from tests.contracts.networks import has_ipv6
 
 
 def hello(environ: Any, start_response: Any) -> list[bytes]:
@@ -48,15 +48,6 @@ def test_both_kinds_of_address(host: str, asked: str) -> None:
         if host == "::1" and not has_ipv6():
             pytest.skip("no IPv6 here")
         raise
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 def test_localhost_is_where_clients_look_first_and_last() -> None:
