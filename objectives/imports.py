@@ -69,4 +69,4 @@ def resolve_import(reference: str, allow_imports: Collection[str]) -> Callable[.
     function = getattr(module, attribute, None)
     if not callable(function):
         raise TrialError(f"module {module_name!r} has no function {attribute!r}")
-    return function  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]  # nothing says of which type it is

@@ -80,13 +80,13 @@ class DigitsSource:
     no test set: a fixed stratified 20 % of it is sealed. Pixels are 0..16, stored times 15.
     """
 
-    def summary(self, spec: DataSpec) -> SourceSummary:  # noqa: ARG002
+    def summary(self, spec: DataSpec) -> SourceSummary:  # noqa: ARG002 (the interface's)
         return SourceSummary(search_images=1438, classes=10, shape=(1, 8, 8))
 
-    def problems(self, spec: DataSpec, part: Part) -> list[Problem]:  # noqa: ARG002
+    def problems(self, spec: DataSpec, part: Part) -> list[Problem]:  # noqa: ARG002 (the interface's)
         return []
 
-    def read(self, spec: DataSpec, part: Part) -> LabelledImages:  # noqa: ARG002
+    def read(self, spec: DataSpec, part: Part) -> LabelledImages:  # noqa: ARG002 (the interface's)
         everything = _digits()
         kept, sealed = hold_out(everything.labels, TEST_SHARE, TEST_SEED)
         chosen = kept if part == "search" else sealed

@@ -38,7 +38,7 @@ class TorchvisionSource(ABC):
     classes: int
     shape: tuple[int, int, int]
 
-    def summary(self, spec: DataSpec) -> SourceSummary:  # noqa: ARG002
+    def summary(self, spec: DataSpec) -> SourceSummary:  # noqa: ARG002 (the interface's)
         return SourceSummary(self.search_images, self.classes, self.shape)
 
     def problems(self, spec: DataSpec, part: Part) -> list[Problem]:
@@ -175,7 +175,7 @@ class CifarSource(TorchvisionSource):
         folder, search, test, meta, _ = CIFAR_FILES[self.class_name]
         return tuple(f"{folder}/{name}" for name in ((*search, meta) if part == "search" else (test, meta)))
 
-    def _archives(self, part: Part) -> tuple[str, ...]:  # noqa: ARG002
+    def _archives(self, part: Part) -> tuple[str, ...]:  # noqa: ARG002 (the interface's)
         return (CIFAR_FILES[self.class_name][-1],)
 
     def _checksums(self, part: Part) -> tuple[str, ...]:
@@ -211,10 +211,10 @@ class SvhnSource(TorchvisionSource):
     def _files(self, part: Part) -> tuple[str, ...]:
         return ("train_32x32.mat",) if part == "search" else ("test_32x32.mat",)
 
-    def _archives(self, part: Part) -> tuple[str, ...]:  # noqa: ARG002
+    def _archives(self, part: Part) -> tuple[str, ...]:  # noqa: ARG002 (the interface's)
         return ()
 
-    def _checksums(self, part: Part) -> tuple[str, ...]:  # noqa: ARG002
+    def _checksums(self, part: Part) -> tuple[str, ...]:  # noqa: ARG002 (the interface's)
         return ()
 
     def _view(self, part: Part) -> Any:
@@ -226,7 +226,7 @@ class SvhnSource(TorchvisionSource):
         loaded = dataset(root=str(root), split=next(iter(dataset.split_list)))
         return loaded.data, loaded.labels
 
-    def _fetch(self, dataset: Any, root: Path, part: Part) -> None:  # noqa: ARG002
+    def _fetch(self, dataset: Any, root: Path, part: Part) -> None:  # noqa: ARG002 (the interface's)
         dataset(root=str(root), split=next(iter(dataset.split_list)), download=True)
 
 

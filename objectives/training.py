@@ -98,7 +98,7 @@ class Training:
         self.device = data.images.device
         self._precision = precision
         model = build(config.model, data.input_shape, data.classes, derive_seed(seed, "init"), allow_imports)
-        self.model = model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack this overload
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._weights = regularised((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
         self._penalises = config.strength > 0 and REGULARISERS[config.regulariser.name].penalty != no_penalty
@@ -172,7 +172,7 @@ class Training:
             objective = self._weighted(self._logits(images_BCHW), labels_B).sum() / size
             if self._penalises and not losses:  # once per step
                 objective = objective + penalty(self.config.regulariser, self.config.strength, self._weights)
-            objective.backward()  # type: ignore[no-untyped-call]
+            objective.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
             losses.append(objective.detach())
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)

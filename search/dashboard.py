@@ -37,10 +37,10 @@ def sandboxed(application: WSGIApplication) -> WSGIApplication:
     def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def with_headers(status: str, headers: list[tuple[str, str]], *rest: object) -> object:
             kept = [header for header in headers if header[0].lower() not in ours]
-            return start_response(status, [*kept, *SANDBOX], *rest)  # type: ignore[arg-type]
+            return start_response(status, [*kept, *SANDBOX], *rest)  # type: ignore[arg-type]  # WSGI's own types are stricter
 
         is_artifact = environ.get("PATH_INFO", "").startswith("/artifacts/")
-        return application(environ, with_headers if is_artifact else start_response)  # type: ignore[arg-type]
+        return application(environ, with_headers if is_artifact else start_response)  # type: ignore[arg-type]  # WSGI's own types are stricter
 
     return serve
 

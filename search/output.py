@@ -40,7 +40,7 @@ def clean(text: object) -> str:
 
 def encoded(body: object, **options: object) -> str:
     """JSON without control characters: those that JSON lets stand are escaped, so that nothing is lost."""
-    text = json.dumps(body, default=str, allow_nan=False, ensure_ascii=False, **options)  # type: ignore[arg-type]
+    text = json.dumps(body, default=str, allow_nan=False, ensure_ascii=False, **options)  # type: ignore[arg-type]  # of `json.dumps` alone
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -67,7 +67,7 @@ def is_terminal() -> bool:
 
 def data_stream() -> IO[str]:
     """Where data go that are text already: as they are into a file or a pipe, cleaned onto a terminal."""
-    return _Cleaned(sys.stdout) if is_terminal() else sys.stdout  # type: ignore[return-value]
+    return _Cleaned(sys.stdout) if is_terminal() else sys.stdout  # type: ignore[return-value]  # it has what a console writes to
 
 
 def discard(stream: IO[str]) -> None:

@@ -25,6 +25,7 @@ FEW = 5
 
 
 def method_findings(draft: Draft) -> list[Finding]:
+    """Settings of TPE that need each other, and ranges for which the grid was given no points."""
     found: list[Finding] = []
     tpe = draft.methods.get("tpe")
     if isinstance(tpe, TpeSettings) and tpe.group and not tpe.multivariate:
@@ -59,6 +60,7 @@ def _example_points(dimension: Dimension) -> str:
 
 
 def grid_size_findings(draft: Draft) -> list[Finding]:
+    """A grid of more points than the budget has trials would never be finished."""
     grid = draft.methods.get("grid")
     if not isinstance(grid, GridSettings) or draft.budget is None:
         return []
@@ -75,6 +77,7 @@ def grid_size_findings(draft: Draft) -> list[Finding]:
 
 
 def epoch_findings(draft: Draft) -> list[Finding]:
+    """A budget of epochs that is too small for one trial, and pruners that would decide too late to prune."""
     given = written(draft, "epochs")
     if "epochs" in draft.broken or any(type(value) is not int or value < 1 for _, value in given):
         return []  # said already

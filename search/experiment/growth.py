@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from search.experiment.spec import ExperimentSpec
 
+KEEP_POINTS = "write the levels of every dimension as its `grid`, the old ones among them"
+"""The remedy where a grid would lose points."""
+
 
 def grown(old: Dimension, new: Dimension) -> bool:
     """Whether a dimension is an earlier one with more choices at the end, or wider bounds, or as it was."""
@@ -63,9 +66,6 @@ def _lost_points(spec: ExperimentSpec, stored: ExperimentSpec) -> list[Problem]:
         if lost:
             return [Problem("space", f"the grid would lose {len(lost)} of its points", KEEP_POINTS)]
     return []
-
-
-KEEP_POINTS = "write the levels of every dimension as its `grid`, the old ones among them"
 
 
 class Widening:

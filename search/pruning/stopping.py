@@ -73,7 +73,7 @@ def asked_trial(table: RungTable, number: int, step: int) -> FrozenTrial | None:
 class NeverStop(PoolPruner):
     """Every trial trains to its end."""
 
-    def judge(self, table: RungTable, asked: Sequence[tuple[int, int]]) -> list[Verdict]:  # noqa: ARG002
+    def judge(self, table: RungTable, asked: Sequence[tuple[int, int]]) -> list[Verdict]:  # noqa: ARG002 (the interface's)
         """Go on, all of you."""
         return [GO_ON] * len(asked)
 

@@ -81,15 +81,15 @@ def _between(low: float, high: float, share: float) -> float:
 class ParameterwiseSampler(BaseSampler):
     """A sampler that draws nothing of a trial together: each parameter by itself, in `sample_independent`."""
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002 (Optuna's signature)
         """Nothing is drawn together."""
         return {}
 
     def sample_relative(
         self,
-        study: Study,  # noqa: ARG002
-        trial: FrozenTrial,  # noqa: ARG002
-        search_space: dict[str, BaseDistribution],  # noqa: ARG002
+        study: Study,  # noqa: ARG002 (Optuna's signature)
+        trial: FrozenTrial,  # noqa: ARG002 (Optuna's signature)
+        search_space: dict[str, BaseDistribution],  # noqa: ARG002 (Optuna's signature)
     ) -> dict[str, Any]:
         """Nothing is drawn together."""
         return {}
@@ -106,7 +106,7 @@ class NamedRandomSampler(ParameterwiseSampler):
 
     def sample_independent(
         self,
-        study: Study,  # noqa: ARG002
+        study: Study,  # noqa: ARG002 (Optuna's signature)
         trial: FrozenTrial,
         param_name: str,
         param_distribution: BaseDistribution,

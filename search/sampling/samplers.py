@@ -114,10 +114,10 @@ class FixedPointSampler(ParameterwiseSampler):
 
     def sample_independent(
         self,
-        study: Study,  # noqa: ARG002
+        study: Study,  # noqa: ARG002 (Optuna's signature)
         trial: FrozenTrial,
         param_name: str,
-        param_distribution: BaseDistribution,  # noqa: ARG002
+        param_distribution: BaseDistribution,  # noqa: ARG002 (Optuna's signature)
     ) -> Any:
         """Raises `SamplingError`: a grid point that lacks a value is not a grid point."""
         raise SamplingError(f"trial {trial.number} is not a point of the grid: it has no {param_name!r}")
@@ -137,7 +137,7 @@ class WholeSpaceQmcSampler(QMCSampler):
             super().__init__(qmc_type=qmc_type, scramble=scramble, seed=seed, warn_independent_sampling=False)
         self._space = {name: space[name] for name in sorted(space) if not space[name].single()}
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002 (Optuna's signature)
         """The whole space."""
         return dict(self._space)
 

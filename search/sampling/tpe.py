@@ -226,7 +226,7 @@ class FastTpeSampler(TPESampler):
     def infer_relative_search_space(
         self,
         study: Study,
-        trial: FrozenTrial,  # noqa: ARG002
+        trial: FrozenTrial,  # noqa: ARG002 (Optuna's signature)
     ) -> dict[str, BaseDistribution]:
         """The dimensions that are drawn together."""
         if not self._is_multivariate(study):

@@ -27,7 +27,7 @@ from storage.outbox import Outbox
 from storage.schedule_records import NoticeRecord
 
 SECRET_VARIABLE = "SHOAL_WEBHOOK_SECRET"  # noqa: S105 (the variable's name)
-SECRET_FILE_VARIABLE = "SHOAL_WEBHOOK_SECRET_FILE"  # noqa: S105
+SECRET_FILE_VARIABLE = "SHOAL_WEBHOOK_SECRET_FILE"  # noqa: S105 (likewise)
 SHORTEST_SECRET = 16
 FILE_PREFIX = "file:"
 

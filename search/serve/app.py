@@ -319,7 +319,7 @@ def application(pages: Pages, dashboard: str | None = None) -> WSGIApplication:
     for path, answer in routes.items():
         app.route(path, "GET", answer)
     app.default_error_handler = view.missing
-    return app  # type: ignore[no-any-return]
+    return app  # type: ignore[no-any-return]  # bottle has no types
 
 
 def describe_error(error: Exception) -> tuple[str, str]:

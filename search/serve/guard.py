@@ -129,7 +129,7 @@ def guarded(
 
     def guard(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def with_headers(status: str, headers: list[tuple[str, str]], *rest: object) -> object:
-            return start_response(status, [*headers, *HEADERS], *rest)  # type: ignore[arg-type]
+            return start_response(status, [*headers, *HEADERS], *rest)  # type: ignore[arg-type]  # WSGI's own types are stricter
 
         def refuse(status: str, text: str, *headers: tuple[str, str]) -> list[bytes]:
             body = f"{text}\n".encode()
@@ -146,7 +146,7 @@ def guarded(
                 logger.warning("a wrong password came from %s", environ.get("REMOTE_ADDR", "somewhere"))
             return refuse("401 Unauthorized", "The password, please.", CHALLENGE)
         try:
-            return application(environ, with_headers)  # type: ignore[arg-type]
+            return application(environ, with_headers)  # type: ignore[arg-type]  # WSGI's own types are stricter
         except Exception as error:  # noqa: BLE001  whatever it is, a browser gets an answer without its text
             return refuse(*failed(error))
 
