@@ -7,6 +7,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many processes test as there are cores: threads beside them would only wait for one another. It is
+    # read when the first library that has it is loaded, so it stands before the imports.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import psycopg2
 import pytest
 from hypothesis import HealthCheck, settings
