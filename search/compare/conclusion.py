@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from search.compare.base import Comparison
 from search.compare.execution import most_in_flight
 from search.compare.pairs import PairFinding
 from search.compare.primary import Primary, in_words
 from search.compare.statistics import wording
+from search.compare.statistics.base import Interval
 from search.compare.statistics.verdict import PairResult, Rules
 from search.evidence import few_replicates, few_trials
 from search.experiment.settings import METHODS
@@ -154,9 +155,18 @@ def _amount(result: PairResult, rules: Rules) -> str:
     difference, p = result.difference, result.superiority
     assert difference is not None
     assert p is not None
-    share = p.estimate if result.better == result.first else 1 - p.estimate
+    share = p.estimate
+    if result.better != result.first:
+        share, difference = 1 - share, _turned(difference)
     amount = f"{wording.signed(abs(difference.estimate), difference, rules.scale)[1:]} {rules.unit}".rstrip()
-    return f" by {amount} on average, with probability {share:.2f}"
+    interval = wording.interval_in_words(difference, rules.scale)
+    return f" by {amount} on average{interval}, with probability {share:.2f}"
+
+
+def _turned(difference: Interval) -> Interval:
+    """Of the second less the first."""
+    low, high = (None if end is None else -end for end in (difference.high, difference.low))
+    return replace(difference, estimate=-difference.estimate, low=low, high=high)
 
 
 def _not_shown(

@@ -29,14 +29,18 @@ def test_too_few_replicates_name_no_winner_however_large_the_difference() -> Non
 def test_a_found_difference_is_said_with_its_size() -> None:
     found = concluded(drawn(replicates=12, trials=60, shift={"tpe": 0.5}))
     assert found.verdict.startswith("tpe is better than random over 12 replicates by ")
-    assert "points on average, with probability 1.00: a meaningful difference." in found.verdict
+    amount = r"by (\S+) points on average \(95 % interval \+(\S+) to \+(\S+)\)"
+    said = re.search(amount + r", with probability 1\.00: a meaningful difference\.", found.verdict)
+    assert said is not None, found.verdict
+    size, low, high = map(float, said.groups())
+    assert low < size < high
     assert found.claims
 
 
 def test_the_better_method_is_named_first_whichever_pair_was_declared() -> None:
     found = concluded(drawn(replicates=12, trials=60, shift={"random": 0.5}))
     assert found.verdict.startswith("random is better than tpe")
-    assert "with probability 1.00" in found.verdict
+    assert re.search(r"\(95 % interval \+\S+ to \+\S+\), with probability 1\.00", found.verdict)
 
 
 def test_equal_values_are_equivalent() -> None:
