@@ -25,7 +25,7 @@ class NotHereError(Exception):
 
 def start_counting() -> None:
     """From now on, count what torch holds of the GPU at most; without a GPU that is in use, nothing."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch has no type for it
+    if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
@@ -35,7 +35,7 @@ def held_by_torch() -> int | None:
 
     Raises what torch does for work that failed on the GPU: all of it is waited for.
     """
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # likewise
+    if not torch.cuda.is_initialized():
         return None
     torch.cuda.synchronize()
     return torch.cuda.max_memory_reserved() or None

@@ -155,7 +155,7 @@ class Arriving:
         self._event: torch.cuda.Event | None = None
         if gpu:
             with torch.cuda.device(tensor.device):
-                self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no type for it
+                self._event = torch.cuda.Event()
                 self._event.record()
 
     def here(self) -> torch.Tensor:

@@ -68,7 +68,7 @@ class OnGpu:
 
     def _record(self, work: Work) -> Recording:
         # One stream for all captures: memory of another's is not shared.
-        aside = self._aside = self._aside or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch has no type for it
+        aside = self._aside = self._aside or torch.cuda.Stream(self._device)
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UPS):

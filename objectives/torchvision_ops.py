@@ -36,9 +36,9 @@ def declare_missing_ops() -> tuple[str, ...]:
     _load_compiled_ops()
     missing = tuple(name for name in SCHEMAS if not hasattr(torch.ops.torchvision, name))
     if missing:
-        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # torch has no type for it
+        library = torch.library.Library("torchvision", "FRAGMENT")
         for name in missing:
-            library.define(SCHEMAS[name])  # type: ignore[no-untyped-call]  # torch has no type for it
+            library.define(SCHEMAS[name])
         _declared.append(library)
     return missing
 
@@ -50,6 +50,6 @@ def _load_compiled_ops() -> None:
     for folder in folders or ():
         for library in sorted(Path(folder).glob("_C*.so")) + sorted(Path(folder).glob("_C*.pyd")):
             try:
-                torch.ops.load_library(library)  # type: ignore[no-untyped-call]  # torch has no type for it
+                torch.ops.load_library(library)
             except (OSError, ImportError):  # built for another torch: exactly the case to repair
                 continue

@@ -172,7 +172,7 @@ class Training:
             objective = self._weighted(self._logits(images_BCHW), labels_B).sum() / size
             if self._penalises and not losses:  # once per step
                 objective = objective + penalty(self.config.regulariser, self.config.strength, self._weights)
-            objective.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
+            objective.backward()
             losses.append(objective.detach())
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)

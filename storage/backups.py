@@ -206,7 +206,7 @@ def _has_schema(connection: Connection) -> bool:
 
 def _fill(connection: Connection, program: Program, path: Path) -> None:
     """Run the backup's SQL on our connection, whose transaction goes on afterwards."""
-    import psycopg2  # type: ignore[import-untyped]  # it has no types
+    import psycopg2
 
     cursor: Any = connection.connection.cursor()
     waiting: list[bytes] = []

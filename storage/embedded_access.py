@@ -73,7 +73,7 @@ class Access:
         """Connect once as an ordinary client would; appends the server's version if it is wanted."""
         if self.port() is None or not self._credentials.exists():
             return Probe.SILENT
-        import psycopg2  # type: ignore[import-untyped]  # it has no types
+        import psycopg2
 
         try:
             connection = psycopg2.connect(**self._parameters(OWNER, DATABASE))

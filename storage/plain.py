@@ -45,8 +45,8 @@ class Plain:
 
         Raises `PlainError` for whatever goes wrong, and has no connection then.
         """
-        import psycopg2  # type: ignore[import-untyped]
-        from psycopg2.extras import NamedTupleCursor  # type: ignore[import-untyped]
+        import psycopg2
+        from psycopg2.extras import NamedTupleCursor
 
         try:
             if self._connection is None:

@@ -182,7 +182,7 @@ def _made(role: str) -> str:
 
 def _verifier(connection: Connection, role: str, password: str) -> str:
     """What the server keeps of a password (SCRAM): no statement, and so no log, holds the password."""
-    from psycopg2.extensions import encrypt_password  # type: ignore[import-untyped]  # it has no types
+    from psycopg2.extensions import encrypt_password
 
     driver = connection.connection.driver_connection
     found = str(encrypt_password(password, role, scope=driver, algorithm="scram-sha-256"))

@@ -133,8 +133,8 @@ class _Trial:
             shape.out,
             (high, wide),
             shape.stride,  # type: ignore[arg-type]  # a pair: so it was read from such a module
-            shape.padding,  # type: ignore[arg-type]
-            shape.dilation,  # type: ignore[arg-type]
+            shape.padding,  # type: ignore[arg-type]  # likewise
+            shape.dilation,  # type: ignore[arg-type]  # likewise
             device="meta",
         )
         self._dy: Tensor | None = None

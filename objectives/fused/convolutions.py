@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from objectives.fused.functions import applied
 from objectives.fused.products import aligned, begins_lines, into, products, room
 from objectives.fused.triton_convolutions import by_triton, takes_triton
 from objectives.models import InputShape
@@ -160,19 +161,16 @@ def _grouped(x: Tensor, kernel_ROHWC: Tensor, bias_RO: Tensor | None, module: nn
 
 
 def _hybrid(x: Tensor, kernel_ROHWC: Tensor, bias_RO: Tensor | None, module: nn.Conv2d) -> Tensor:
-    result: Tensor = Hybrid.apply(x, kernel_ROHWC, bias_RO, module.stride, module.padding)  # type: ignore[no-untyped-call]
-    return result
+    return applied(Hybrid, x, kernel_ROHWC, bias_RO, module.stride, module.padding)
 
 
 def _im2col(x: Tensor, kernel_ROHWC: Tensor, bias_RO: Tensor | None, module: nn.Conv2d) -> Tensor:
-    result: Tensor = Im2col.apply(x, kernel_ROHWC, bias_RO, module.stride, module.padding, None)  # type: ignore[no-untyped-call]
-    return result
+    return applied(Im2col, x, kernel_ROHWC, bias_RO, module.stride, module.padding, None)
 
 
 def _grouped_mm(x: Tensor, kernel_ROHWC: Tensor, bias_RO: Tensor | None, module: nn.Conv2d) -> Tensor:
     multiply = functional.grouped_mm
-    result: Tensor = Im2col.apply(x, kernel_ROHWC, bias_RO, module.stride, module.padding, multiply)  # type: ignore[no-untyped-call]
-    return result
+    return applied(Im2col, x, kernel_ROHWC, bias_RO, module.stride, module.padding, multiply)
 
 
 def _in_windows(shape: Shape, _: Setting) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from objectives.fused.convolutions import Run
+from objectives.fused.functions import applied
 from objectives.fused.products import products
 from objectives.fused.rows import RowTable
 from objectives.models import Dropout, ResidualBlock
@@ -106,8 +107,7 @@ def _linear(module: nn.Linear, name: str) -> Layer:
     def forward(x_RMF: Tensor, step: Pass) -> Tensor:
         weight_ROF = step.factor(_join(name, "weight"))
         bias_RO = step.factor(_join(name, "bias")) if module.bias is not None else None
-        y: Tensor = Linear.apply(x_RMF, weight_ROF, bias_RO)  # type: ignore[no-untyped-call]  # torch has no type for it
-        return y
+        return applied(Linear, x_RMF, weight_ROF, bias_RO)
 
     return forward
 
@@ -138,8 +138,7 @@ def _flatten(module: nn.Flatten, name: str) -> Layer:
     def forward(x: Tensor, step: Pass) -> Tensor:
         if x.ndim == 3:
             return x
-        y: Tensor = Flatten.apply(x, step.rows.rows)  # type: ignore[no-untyped-call]  # torch has no type for it
-        return y
+        return applied(Flatten, x, step.rows.rows)
 
     return forward
 
@@ -191,7 +190,7 @@ def _batch_norm(module: nn.BatchNorm2d, name: str) -> Layer:
         images, _, height, width = x.shape
         x_MHWRC = x.permute(0, 2, 3, 1).view(images, height, width, step.rows.rows, -1).to(weight_RC.dtype)
         if step.training:
-            y, mean_RC, variance_RC = BatchNorm.apply(x_MHWRC, weight_RC, bias_RC, step.rows, module.eps)  # type: ignore[no-untyped-call]  # torch has no type for it
+            y, mean_RC, variance_RC = BatchNorm.apply(x_MHWRC, weight_RC, bias_RC, step.rows, module.eps)  # type: ignore[no-untyped-call]  # three tensors, and torch has no type for it
             count_R1 = step.rows.images[:, None] * (height * width)
             step.statistics[name] = mean_RC, variance_RC * (count_R1 / (count_R1 - 1).clamp(min=1))
         else:

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from objectives.fused.functions import applied
+
 if TYPE_CHECKING:
     from objectives.fused.convolutions import Setting, Shape
 
@@ -136,8 +138,7 @@ def takes_triton(shape: Shape, setting: Setting) -> bool:
 
 def by_triton(x: Tensor, kernel_ROHWC: Tensor, bias_RO: Tensor | None, module: nn.Conv2d) -> Tensor:
     """A `Run`, as `CONVOLUTIONS` has them."""
-    result: Tensor = TritonConvolution.apply(x, kernel_ROHWC, bias_RO, module.stride, module.padding)  # type: ignore[no-untyped-call]
-    return result
+    return applied(TritonConvolution, x, kernel_ROHWC, bias_RO, module.stride, module.padding)
 
 
 class TritonConvolution(torch.autograd.Function):
@@ -291,7 +292,7 @@ def _how(tensor: Tensor, precision: str, blocks: Blocks) -> Numbers:
 
 def _on(tensor: Tensor) -> AbstractContextManager[object]:
     """On a GPU that a tensor is on, kernels are started for the time of the block."""
-    found: AbstractContextManager[object] = torch.cuda.device_of(tensor)  # type: ignore[no-untyped-call]
+    found: AbstractContextManager[object] = torch.cuda.device_of(tensor)
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jinja2
 
 from search.formats import (
@@ -17,12 +19,14 @@ from search.formats import (
 TEMPLATES = jinja2.PackageLoader("search.compare", "templates")
 
 
-def template_environment(*, autoescape: bool, finalize: object) -> jinja2.Environment:
+def template_environment(
+    *, autoescape: bool, finalize: Callable[[object], object] | None
+) -> jinja2.Environment:
     """Templates that escape every string: HTML by `autoescape`, Markdown by `finalize`."""
     environment = jinja2.Environment(
         loader=TEMPLATES,
         autoescape=autoescape,  # noqa: S701  on for HTML; Markdown escapes by `finalize`
-        finalize=finalize,  # type: ignore[arg-type]
+        finalize=finalize,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

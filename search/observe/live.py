@@ -57,7 +57,7 @@ class Instruments:
 
     def __init__(self) -> None:
         # A second series for each counter that says when it began: nobody here asks for that.
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library declares no types for it
+        disable_created_metrics()
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._made: dict[str, MetricWrapperBase] = {}

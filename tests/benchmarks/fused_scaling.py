@@ -320,7 +320,7 @@ class CountedGraph(torch.cuda.graph):
 
     def __enter__(self) -> None:
         CountedGraph.captured += 1
-        super().__enter__()  # type: ignore[no-untyped-call]  # torch has no type for it
+        super().__enter__()
 
 
 def quartiles(seconds: Sequence[float]) -> dict[str, float]:

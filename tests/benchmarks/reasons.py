@@ -43,7 +43,7 @@ def profiled(train: Callable[[], object], images: int) -> dict[str, Any]:
     `images`: how many it trains. On a GPU the device's time, else the clock of this thread and of what it
     calls; profiling itself costs a part of it.
     """
-    gpu = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch's own
+    gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
     # There is one cycle; torch before 2.13 warns that it would forget all but the last.
     with profile(activities=activities, acc_events=True) as found:

@@ -60,7 +60,7 @@ def test_it_answers_as_with_sqlalchemy(database: Database) -> None:
 
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_a_statement_is_put_to_the_driver_as_sqlalchemy_puts_it(name: str) -> None:
-    dialect = psycopg2.dialect()  # type: ignore[no-untyped-call]
+    dialect = psycopg2.dialect()
     assert drivers(STATEMENTS[name]) == str(text(STATEMENTS[name]).compile(dialect=dialect))
 
 
