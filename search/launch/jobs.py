@@ -60,6 +60,13 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
+class ConnectionDroppedError(ClusterError):
+    """Somebody was there, and went away in the middle of a request."""
+
+
+DROPPED = (BrokenPipeError, ConnectionResetError)
+
+
 class JobServer:
     """The job server of one cluster. May be shared by threads; each call is one request.
 
@@ -136,6 +143,13 @@ class JobServer:
         # The scheme was checked by `canonical_address`.
         request = urllib.request.Request(self.address + path, data, headers, method=method)  # noqa: S310 (checked, see above)
         try:
+            return self._once(request, passes)
+        except ConnectionDroppedError:
+            # On the way, as tunnels and proxies do now and then. Jobs have names: to ask twice starts one.
+            return self._once(request, passes)
+
+    def _once(self, request: urllib.request.Request, passes: tuple[int, ...]) -> tuple[int, str]:
+        try:
             with self._opener.open(request, timeout=self.timeout) as answer:
                 return answer.status, answer.read(MOST_BYTES).decode("utf-8", "replace")
         except urllib.error.HTTPError as refusal:
@@ -147,7 +161,8 @@ class JobServer:
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "reason", error)
             why = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-            raise ClusterError(f"can't reach Ray at {self.address}: {why}", CHECK_ADDRESS) from None
+            kind = ConnectionDroppedError if isinstance(reason, DROPPED) else ClusterError
+            raise kind(f"can't reach Ray at {self.address}: {why}", CHECK_ADDRESS) from None
 
     def _refused(self, code: int, body: str) -> ClusterError:
         if code == http.HTTPStatus.UNAUTHORIZED:

@@ -26,6 +26,8 @@ class FakeHead:
         self.answer: tuple[int, str] | None = None
         """What it says to everything instead, if anything; not to what asks for a path of `spared`."""
         self.spared: set[str] = set()
+        self.drops = 0
+        """How many requests it will break off, having heard them."""
         self.location = ""
         self.address = ""
         self.lock = threading.Lock()
@@ -76,6 +78,9 @@ def fake_head(token: str | None = None) -> Iterator[FakeHead]:
         def _reply(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             code, said = head.reply(self.command, self.path, body, self.headers.get("Authorization", ""))
+            if head.drops:
+                head.drops -= 1
+                return
             self.send_response(code)
             if head.location:
                 self.send_header("Location", head.location)

@@ -101,6 +101,20 @@ def test_nobody_there() -> None:
         JobServer("http://nowhere.invalid:8265").version()
 
 
+def test_a_request_that_is_broken_off_is_made_once_more() -> None:
+    with fake_head() as head:
+        server = patient_server(head)
+        head.drops = 1
+        assert server.version() == "2.60.0"
+        head.drops = 1
+        assert not server.submit("a", "shoal resume", {}), "the first time it was heard: one was started"
+        assert [method for method, _ in head.seen] == ["GET", "GET", "POST", "POST", "GET"]
+        assert len(head.jobs) == 1
+        head.drops = 2
+        with pytest.raises(ClusterError, match="can't reach Ray"):
+            server.version()
+
+
 def test_one_that_never_answers_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
