@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from objectives.base import TrialConfig
-from objectives.fused.program import Program, scores_of
+from objectives.fused.program import Program
 from objectives.fused.rows import RowTable, Share
 from objectives.fused.update import UPDATES
+from objectives.fused.vmapped import scores_of
 from objectives.imports import is_import
 from objectives.models import InputShape, has_batch_statistics
 from objectives.optimizers import effective_batch_size

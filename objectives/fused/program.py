@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from objectives.base import Choice, Precision, Task, TrialConfig
 from objectives.fused.convolutions import CONVOLUTIONS, shapes_of, usual
@@ -23,6 +22,7 @@ from objectives.fused.layers import Layer, NotStackableError, Pass, stack
 from objectives.fused.layout import restored
 from objectives.fused.rows import RowTable, sent
 from objectives.fused.state import SlotState
+from objectives.fused.vmapped import scores_of
 from objectives.models import MODELS, Dropout, InputShape, build
 from objectives.precision import activations, computing
 
@@ -171,19 +171,6 @@ class Program:
             return scores_of(self._model, weights, step.buffers, images_RMCHW)
 
 
-def scores_of(
-    model: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor], images_RMCHW: Tensor
-) -> Tensor:
-    """logits_RMK of as many models as there are rows; a model that draws random numbers raises."""
-
-    def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], images_MCHW: Tensor) -> Tensor:
-        logits_MK: Tensor = functional_call(model, (weights, buffers), (images_MCHW,))
-        return logits_MK
-
-    logits_RMK: Tensor = torch.vmap(one, randomness="error")(dict(weights), dict(buffers), images_RMCHW)
-    return logits_RMK
-
-
 def _varies(choice: Choice, option: str) -> bool:
     return option == VARIED and choice.name in MODELS
 
@@ -205,12 +192,15 @@ def _backends(model: nn.Module, input_shape: InputShape, chosen: Sequence[str] |
 
 
 def _dropout_features(model: nn.Module, input_shape: InputShape) -> tuple[int, ...]:
-    """F of the vector that each dropout layer gets, in the order in which they run, found by a pass."""
-    seen: list[int] = []
+    """F of the vector that each dropout layer gets, in the order in which they run, found by a pass.
+
+    Raises `NotStackableError` for what masks of one vector per image, in the order of modules, are not for.
+    """
+    seen: list[tuple[nn.Module, torch.Size]] = []
+    dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
     hooks = [
-        module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
-        for module in model.modules()
-        if isinstance(module, Dropout)
+        module.register_forward_pre_hook(lambda module, inputs: seen.append((module, inputs[0].shape)))
+        for module in dropouts
     ]
     parameter = next(model.parameters())
     model.eval()
@@ -219,4 +209,8 @@ def _dropout_features(model: nn.Module, input_shape: InputShape) -> tuple[int, .
     model.train()
     for hook in hooks:
         hook.remove()
-    return tuple(seen)
+    if any(len(shape) != 2 for _, shape in seen):
+        raise NotStackableError("dropout of a map has no stacked form")
+    if [module for module, _ in seen] != dropouts:
+        raise NotStackableError("dropouts that run twice, or in another order than they have in the model")
+    return tuple(shape[-1] for _, shape in seen)

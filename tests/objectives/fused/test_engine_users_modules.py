@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Iterator
 from types import ModuleType
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.base import Choice, TrialConfig, TrialFailure
+from objectives.models import Dropout
 from objectives.trainer import PlainEngine
 from tests.contracts.engine_contract import GOOD, advance_to_end_of, run, trial
 from tests.objectives.fused.small_engines import OWN, assert_like_plain, small_engine
@@ -77,6 +79,23 @@ def frozen(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     return model
 
 
+def dropping(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """With our dropout, two of them, which a user may take as well."""
+    pixels = math.prod(input_shape)
+    return nn.Sequential(
+        nn.Flatten(), Dropout(0.2), nn.Linear(pixels, 20), nn.ReLU(), Dropout(0.5), nn.Linear(20, classes)
+    )
+
+
+def dropping_maps(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(input_shape[0], 4, 3), Dropout(0.2), nn.Flatten(), nn.Linear(144, classes))
+
+
+def dropping_twice(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    dropout, pixels = Dropout(0.5), math.prod(input_shape)
+    return nn.Sequential(nn.Flatten(), dropout, nn.Linear(pixels, 9), dropout, nn.Linear(9, classes))
+
+
 def noisy_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Draws for every score, and once for the batch."""
     noisy = logits + 3 * torch.rand_like(logits)
@@ -92,7 +111,7 @@ def users_own() -> Iterator[ModuleType]:
     module = ModuleType("users_own")
     for thing in (
         *(Scores, WithDropout, Mixing, Counting, Branching),
-        *(layers, frozen, noisy_loss, failing_loss),
+        *(layers, frozen, noisy_loss, failing_loss, dropping, dropping_maps, dropping_twice),
     ):
         setattr(module, thing.__name__, thing)
     sys.modules["users_own"] = module
@@ -108,7 +127,7 @@ def with_model(name: str, **changes: object) -> TrialConfig:
     return dataclasses.replace(GOOD, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["Scores", "layers"])
+@pytest.mark.parametrize("name", ["Scores", "layers", "dropping"])
 def test_users_models_train_fused_and_like_the_plain_trainer(users_own: ModuleType, name: str) -> None:
     starts = [trial(n, with_model(name, batch_size=16 + 8 * n)) for n in range(5)]
     engine = small_engine()
@@ -123,6 +142,8 @@ def test_users_models_train_fused_and_like_the_plain_trainer(users_own: ModuleTy
     ("name", "why"),
     [
         ("WithDropout", "random"),
+        ("dropping_maps", "random"),
+        ("dropping_twice", "random"),
         ("Mixing", "others of its batch"),
         ("Counting", "buffers"),
         ("Branching", "torch.func can't run"),
