@@ -12,20 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 from search.control.crew import Assignment, work
 from storage.database import URL_VARIABLE
-
-ROOT = Path(__file__).parents[2]
+from tests.contracts.forks import PRELOADED, ROOT, Fork, can_fork, fork
 
 PATIENCE = 240.0
 """Seconds for whatever is to happen by itself: far longer than it takes, also on a slow and busy machine."""
-
-
-PRELOADED = ["tests.contracts.processes", "tests.contracts.fake_engine", "objectives.devices"]
-"""What workers import, imported once: each is a fork of one process, which has done nothing else."""
 
 
 def worker_process(assignment: Assignment, worker: str) -> BaseProcess:
@@ -52,18 +46,19 @@ def start_run(
     workers: int = 0,
     options: Mapping[str, Any] | None = None,
     **environment: str,
-) -> subprocess.Popen[str]:
+) -> subprocess.Popen[str] | Fork:
     """`run_experiment` in a process group of its own, as a shell starts it; `workers` 0: in-process.
 
     `options` are further ones of `run_experiment`. Its last line of output is the outcome as JSON.
     """
-    arguments = json.dumps(
-        {"spec": spec, "trainer": trainer, "workers": workers, "options": dict(options or {})}
-    )
+    told = {"spec": spec, "trainer": trainer, "workers": workers, "options": dict(options or {})}
+    environment = {URL_VARIABLE: url} | environment
+    if not workers and can_fork(environment):
+        return fork("tests.contracts.processes", told, environment=environment)
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tests.contracts.processes", arguments],
+        [sys.executable, "-W", "error", "-m", "tests.contracts.processes", json.dumps(told)],
         cwd=ROOT,
-        env=os.environ | {URL_VARIABLE: url} | environment,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -71,7 +66,7 @@ def start_run(
     )
 
 
-def outcome_of(run: subprocess.Popen[str], timeout: float = PATIENCE) -> dict[str, Any]:
+def outcome_of(run: subprocess.Popen[str] | Fork, timeout: float = PATIENCE) -> dict[str, Any]:
     """Wait for a run to end by itself."""
     out, err = run.communicate(timeout=timeout)
     assert run.returncode == 0, err
@@ -91,7 +86,7 @@ def ended(
         raise AssertionError(f"it did not end in time: {_last_words(process)}\n{known}".rstrip()) from None
 
 
-def _last_words(process: subprocess.Popen[str]) -> object:
+def _last_words(process: subprocess.Popen[str] | Fork) -> object:
     """What it wrote; it is killed."""
     process.kill()
     try:
@@ -103,7 +98,7 @@ def _last_words(process: subprocess.Popen[str]) -> object:
 def until(
     condition: Callable[[], Any],
     *,
-    run: subprocess.Popen[str] | None = None,
+    run: subprocess.Popen[str] | Fork | None = None,
     seconds: float = PATIENCE,
     report: Callable[[], str] = str,
 ) -> None:
@@ -121,7 +116,8 @@ def until(
         time.sleep(0.02)
 
 
-def _main() -> None:
+def main(told: Mapping[str, Any]) -> None:
+    """A run as it was told."""
     from search.control.controller import run_experiment
     from search.control.events import Event, Progress
     from search.experiment.spec import ExperimentSpec
@@ -131,18 +127,17 @@ def _main() -> None:
         if not isinstance(event, Progress):
             print(event, file=sys.stderr)
 
-    arguments = json.loads(sys.argv[1])
     outcome = run_experiment(
-        ExperimentSpec.from_json(arguments["spec"]),
-        workers=arguments["workers"] or None,
-        in_process=not arguments["workers"],
+        ExperimentSpec.from_json(told["spec"]),
+        workers=told["workers"] or None,
+        in_process=not told["workers"],
         device="cpu",
-        trainer=arguments["trainer"],
-        **arguments["options"],
+        trainer=told["trainer"],
+        **told["options"],
         on_event=tell,
     )
     print(json.dumps({"state": outcome.state, "reason": outcome.reason, "ray": "ray" in sys.modules}))
 
 
 if __name__ == "__main__":
-    _main()
+    main(json.loads(sys.argv[1]))

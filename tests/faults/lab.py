@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from storage.records import AttemptRecord, TrialRow
 from tests.contracts.experiments import Running, prepared
 from tests.contracts.processes import PATIENCE, until
 from tests.faults import objectives
-from tests.faults.worker_process import Job, ProcessCrew
+from tests.faults.worker_process import Job, ProcessCrew, WorkerProcess
 
 FINAL = ("complete", "pruned", "failed")
 
@@ -123,7 +122,7 @@ class Lab:
     @contextmanager
     def worker(
         self, name: str = "w", *, limits: Mapping[str, int] | None = None, **environment: str
-    ) -> Iterator[subprocess.Popen[bytes]]:
+    ) -> Iterator[WorkerProcess]:
         """A worker without a controller; killed at the block's end if it still lives."""
         process = self.job().start(name, limits=limits, **environment)
         try:
@@ -300,7 +299,8 @@ def kill_server(server: EmbeddedPostgres) -> None:
     parent = psutil.Process(postmaster(server))
     family = [parent, *parent.children()]
     for process in family:
-        os.kill(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # without their parent the others end by themselves
+            os.kill(process.pid, signal.SIGKILL)
     psutil.wait_procs(family, timeout=PATIENCE)
 
 

@@ -21,6 +21,7 @@ from tests.contracts.held_training import FUSED, PLAIN
 from tests.contracts.hold import Hold
 from tests.contracts.processes import PATIENCE
 from tests.faults.lab import Lab, digits_spec, lab_of, until
+from tests.faults.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +79,7 @@ def hold(tmp_path: Path) -> Hold:
     return made
 
 
-def killed_in_its_middle(lab: Lab, worker: subprocess.Popen[bytes]) -> None:
+def killed_in_its_middle(lab: Lab, worker: WorkerProcess) -> None:
     until(lambda: furthest(lab) >= KILLED_AFTER)
     worker.kill()
     worker.wait()
@@ -157,7 +158,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def _ends_in_peace_without_checkpoints(lab: Lab, expected: Curves, worker: subprocess.Popen[bytes]) -> None:
+def _ends_in_peace_without_checkpoints(lab: Lab, expected: Curves, worker: WorkerProcess) -> None:
     assert worker.wait(PATIENCE) == 0
     said = lab.job().log("w").read_text(encoding="utf-8")
     assert said.count("checkpoints can't be written") == 1, said

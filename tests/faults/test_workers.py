@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,12 @@ from storage.failpoints import VARIABLE as FAILPOINTS
 from storage.ledger import MAX_ATTEMPTS
 from tests.contracts.processes import PATIENCE
 from tests.faults.lab import Lab, lab_of, spec_of, until
+from tests.faults.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.slow
 
 
-def died(process: subprocess.Popen[bytes]) -> None:
+def died(process: WorkerProcess) -> None:
     """It was killed, and did not end in another way."""
     assert process.wait(PATIENCE) == -signal.SIGKILL
 
@@ -103,7 +103,7 @@ def test_killed_while_the_server_works_on_the_result(database: Database, folder:
         assert [attempt.state for attempt in lab.attempts()] == ["complete"]
 
 
-def asleep_past_its_lease(lab: Lab, sleeper: subprocess.Popen[bytes]) -> None:
+def asleep_past_its_lease(lab: Lab, sleeper: WorkerProcess) -> None:
     until(lab.reached)
     os.kill(sleeper.pid, signal.SIGSTOP)
     lab.run_out("sleeper")

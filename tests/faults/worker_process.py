@@ -12,12 +12,14 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from search.control.crew import Assignment, Departure, work
 from storage.database import URL_VARIABLE
+from tests.contracts.forks import ROOT, Fork, can_fork, fork
 
-ROOT = Path(__file__).parents[2]
+WorkerProcess: TypeAlias = subprocess.Popen[bytes] | Fork
+"""A worker that was started: its interpreter is its own only where that matters."""
 
 LIMITS = {"memory": resource.RLIMIT_AS, "file_size": resource.RLIMIT_FSIZE}
 
@@ -36,7 +38,7 @@ class Job:
 
     def start(
         self, worker: str, *, limits: Mapping[str, int] | None = None, **environment: str
-    ) -> subprocess.Popen[bytes]:
+    ) -> WorkerProcess:
         """Start one. `limits`: bytes by a key of `LIMITS`."""
         told = {
             "experiment": self.experiment,
@@ -46,11 +48,14 @@ class Job:
             "hang_seconds": self.hang_seconds,
             "limits": dict(limits or {}),
         }
+        environment = {URL_VARIABLE: self.url} | environment
+        if not limits and can_fork(environment):
+            return fork("tests.faults.worker_process", told, environment=environment, log=self.log(worker))
         with self.log(worker).open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-W", "error", "-m", "tests.faults.worker_process", json.dumps(told)],
                 cwd=ROOT,
-                env=os.environ | {URL_VARIABLE: self.url} | environment,
+                env=os.environ | environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -67,7 +72,7 @@ class ProcessCrew:
     def __init__(self, job: Job, size: int, **environment: str) -> None:
         self.size = size
         self.job = job
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, WorkerProcess] = {}
         self._environment = environment
 
     def hire(self, worker: str) -> None:
@@ -111,7 +116,8 @@ class ProcessCrew:
         """Nothing is held."""
 
 
-def _main(told: dict[str, Any]) -> None:
+def main(told: Mapping[str, Any]) -> None:
+    """A worker as it was told."""
     for name, limit in told["limits"].items():
         resource.setrlimit(LIMITS[name], (limit, limit))
     interrupted = threading.Event()
@@ -129,4 +135,4 @@ def _main(told: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _main(json.loads(sys.argv[1]))
+    main(json.loads(sys.argv[1]))
