@@ -46,9 +46,10 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed pyproject.toml constraints.txt
+# One call for all: a second one would resolve and build anew.
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[dev]'
-	@touch $@
+	@touch $(VENV)/installed $@
 
 # Beside the other packages of constraints.txt pip chooses the torchvision and the Triton that go with that torch.
 $(VENV)/torch-%/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
