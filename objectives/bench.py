@@ -1,9 +1,11 @@
 """How fast this machine trains trials, fused and in other ways: what `shoal bench` and benchmarks measure.
 
-A round trains the same trials in every way. Pruning is played, not decided by values: a trial ends after 1 or
-3 epochs, or comes to its end, as successive halving with eta 3 would have it on average, so that all ways do
-the same work whatever the order in which their trials report. A way that this machine hasn't what it takes
-for is left out with the reason, and so is one that raises: one row more or less must not cost the others.
+A round trains the same trials in every way. An engine that trains many at once lives through all rounds, as
+it does in a worker: what it compiles, records and chooses is done in the round that isn't counted. Pruning is
+played, not decided by values: a trial ends after 1 or 3 epochs, or comes to its end, as successive halving
+with eta 3 would have it on average, so that all ways do the same work whatever the order in which their
+trials report. A way that this machine hasn't what it takes for is left out with the reason, and so is one
+that raises: one row more or less must not cost the others.
 """
 
 from __future__ import annotations
@@ -157,8 +159,10 @@ def ways(
     choices = ChoicesInMemory()
     found: dict[str, Way] = {
         BASE: lambda: timed(PlainEngine(task, device, eager=True), starts, ends),
-        FUSED: lambda: timed(FusedEngine(task, device), starts, ends),
-        "as chosen (default)": lambda: timed(FusedEngine(task, device, choices=choices), starts, ends),
+        FUSED: lived_through(lambda: FusedEngine(task, device), starts, ends),
+        "as chosen (default)": lived_through(
+            lambda: FusedEngine(task, device, choices=choices), starts, ends
+        ),
     }
     with ExitStack() as pools:
         for count in processes:
@@ -180,14 +184,15 @@ def fused_ways(
 ) -> dict[str, tuple[Way, Work]]:
     """Name → fused in so many slots and in this precision, with the work that fills them."""
 
-    def way(work: Work, count: int, precision: Precision) -> Ran:
-        engine = FusedEngine(
-            task_of(work, device, precision), device, slots=count, rows=ROWS_PER_SLOT * count
-        )
-        return timed(engine, work.starts(), work.ends())
+    def engine(work: Work, count: int, precision: Precision) -> FusedEngine:
+        task = task_of(work, device, precision)
+        return FusedEngine(task, device, slots=count, rows=ROWS_PER_SLOT * count)
 
     return {
-        f"{FUSED}, {count} slots, {precision}": (partial(way, work, count, precision), work)
+        f"{FUSED}, {count} slots, {precision}": (
+            lived_through(partial(engine, work, count, precision), work.starts(), work.ends()),
+            work,
+        )
         for count in slots
         for work in (work_of(count),)
         for precision in precisions
@@ -201,12 +206,15 @@ def measured(
     *,
     until: float = math.inf,
     left_out: dict[str, str] | None = None,
+    first: dict[str, float] | None = None,
+    kept: Callable[[Mapping[str, Sequence[Ran]]], object] = lambda _: None,
 ) -> dict[str, list[Ran]]:
     """Every way in every round, in a turning order, after one round that is not counted.
 
     `until`, by `time.perf_counter`: nothing is begun that, as long as it took before, would end later, so
     that some ways may have fewer rounds. `left_out` gets the ways that raised, with what they said, and those
-    that there was no time for; without it what they raise is raised.
+    that there was no time for; without it what they raise is raised. `first` gets the seconds of the round
+    that isn't counted, and `kept` is told of what there is whenever there is more.
     """
     results: dict[str, list[Ran]] = {}
     taken: dict[str, float] = {}
@@ -226,20 +234,31 @@ def measured(
         else:
             results[name] = []
             taken[name] = time.perf_counter() - started
-    names = list(results)
+            if first is not None:
+                first[name] = taken[name]
+    names, broken = list(results), set[str]()
     for number in range(rounds):
         turn = number % max(len(names), 1)
         for name in names[turn:] + names[:turn]:
             started = time.perf_counter()
-            if started + taken[name] > until:
+            if name in broken or started + taken[name] > until:
                 continue
             told(f"round {number + 1} of {rounds}: {name}")
-            ran = found[name]()
+            try:
+                ran = found[name]()
+            except Exception as error:
+                if left_out is None:
+                    raise
+                _leave_out(left_out, name, f"round {number + 1}: {str(error) or type(error).__name__}")
+                broken.add(name)
+                continue
             taken[name] = max(time.perf_counter() - started, ran.seconds)
             results[name].append(ran)
+            kept({way: ran for way, ran in results.items() if ran})
     for name in names:
         if not results[name]:
-            _leave_out(left_out, name, "there was no time for it")
+            if name not in broken:
+                _leave_out(left_out, name, "there was no time for it")
             del results[name]
     return results
 
@@ -294,11 +313,11 @@ def _ratio(ran: Ran, base: Ran) -> float:
 
 def timed(engine: Engine, starts: Sequence[TrialStart], ends: Mapping[int, int]) -> Ran:
     """`run`, with what it took."""
-    start_counting()
+    before = start_counting()
     started, cpu = time.perf_counter(), time.process_time()
     run(engine, starts, ends)
     ran = Ran(time.perf_counter() - started, time.process_time() - cpu)
-    if (memory := held_by_torch()) is not None:  # a GPU's work is not in this process's CPU time
+    if (memory := held_by_torch(before)) is not None:  # a GPU's work is not in this process's CPU time
         ran = replace(ran, cpu_seconds=None, memory=memory)
     if isinstance(engine, FusedEngine):
         return replace(
@@ -308,6 +327,25 @@ def timed(engine: Engine, starts: Sequence[TrialStart], ends: Mapping[int, int])
             convolutions=next(iter(engine.convolutions), None),  # a round has one model
         )
     return ran
+
+
+def lived_through(
+    make: Callable[[], FusedEngine], starts: Sequence[TrialStart], ends: Mapping[int, int]
+) -> Way:
+    """A way by one engine that lives through all rounds, and has the memory that it took in the first."""
+    engines: list[FusedEngine] = []
+    most: list[int] = []
+
+    def way() -> Ran:
+        if not engines:
+            engines.append(make())
+        ran = timed(engines[0], starts, ends)
+        if ran.memory is None:
+            return ran
+        most.append(ran.memory)
+        return replace(ran, memory=max(most))
+
+    return way
 
 
 @contextmanager

@@ -23,22 +23,25 @@ class NotHereError(Exception):
     """A way to train takes something that this machine hasn't; the message says what."""
 
 
-def start_counting() -> None:
-    """From now on, count what torch holds of the GPU at most; without a GPU that is in use, nothing."""
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+def start_counting() -> int:
+    """From now on, count what torch holds of the GPU at most; returns the bytes that it holds now."""
+    if not torch.cuda.is_initialized():
+        return 0
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_reserved()
 
 
-def held_by_torch() -> int | None:
-    """Bytes of the GPU that this process's torch held at most since `start_counting`; None: it used none.
+def held_by_torch(before: int = 0) -> int | None:
+    """Bytes of the GPU that this process's torch held at most since `start_counting`, less those `before`.
 
-    Raises what torch does for work that failed on the GPU: all of it is waited for.
+    None: it used none. Raises what torch does for work that failed on the GPU: all of it is waited for.
     """
     if not torch.cuda.is_initialized():
         return None
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_reserved() or None
+    most = torch.cuda.max_memory_reserved()
+    return most - before if most else None
 
 
 @contextmanager

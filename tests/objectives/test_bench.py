@@ -15,6 +15,7 @@ from objectives.bench import (
     Ran,
     Work,
     fused_ways,
+    lived_through,
     measured,
     run,
     table,
@@ -127,6 +128,46 @@ def test_a_way_that_can_not_be_costs_the_others_nothing() -> None:
     assert left_out == {"other": "no such thing here"}
     with pytest.raises(ObjectiveError):
         measured({BASE: broken, "other": lambda: Ran(1.0, 1.0)}, 3, left_out={})
+
+
+def test_a_way_that_breaks_keeps_the_rounds_it_had_and_is_not_tried_again() -> None:
+    tries: list[int] = []
+
+    def breaking() -> Ran:
+        tries.append(1)
+        if len(tries) == 3:
+            raise ObjectiveError("lost its way")
+        return Ran(1.0, None)
+
+    left_out: dict[str, str] = {}
+    first: dict[str, float] = {}
+    told: list[dict[str, int]] = []
+    found = measured(
+        {BASE: lambda: Ran(1.0, None), "other": breaking},
+        4,
+        left_out=left_out,
+        first=first,
+        kept=lambda results: told.append({name: len(ran) for name, ran in results.items()}),
+    )
+    assert {name: len(ran) for name, ran in found.items()} == {BASE: 4, "other": 1}
+    assert len(tries) == 3
+    assert left_out == {"other": "round 2: lost its way"}
+    assert first.keys() == {BASE, "other"}
+    assert told[:2] == [{BASE: 1}, {BASE: 1, "other": 1}]
+    assert told[-1] == {BASE: 4, "other": 1}
+
+
+def test_an_engine_lives_through_all_rounds() -> None:
+    made: list[FusedEngine] = []
+
+    def make() -> FusedEngine:
+        made.append(FusedEngine(task_of(WORK, "cpu", "fp32"), "cpu", slots=3))
+        return made[-1]
+
+    way = lived_through(make, WORK.starts()[:3], dict.fromkeys(range(3), 1))
+    assert [way().programs for _ in range(2)] == [1, 1]
+    assert len(made) == 1
+    assert made[0].free_slots == 3
 
 
 def test_nothing_is_begun_that_would_end_too_late() -> None:
