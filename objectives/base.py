@@ -314,7 +314,30 @@ def derive_seed(*parts: int | str) -> int:
     Used for every stream of chance: ``derive_seed(experiment_seed, replicate, number)`` is a
     trial's seed, ``derive_seed(trial_seed, "order", epoch)`` one epoch's permutation.
     """
-    return int.from_bytes(hashlib.sha256("\x1f".join(map(_part, parts)).encode()).digest()[:8], "big") >> 1
+    return _as_seed(hashlib.sha256("\x1f".join(map(_part, parts)).encode()))
+
+
+class SeedStem:
+    """`derive_seed` with its first parts given, which are hashed once for all seeds that begin with them."""
+
+    __slots__ = ("_hash", "_parts")
+
+    def __init__(self, *parts: int | str) -> None:
+        self._parts = parts
+        self._hash = hashlib.sha256("".join(_part(part) + "\x1f" for part in parts).encode())
+
+    def derive(self, *parts: int | str) -> int:
+        """The seed of all parts together; at least one is needed here."""
+        hashed = self._hash.copy()
+        hashed.update("\x1f".join(map(_part, parts)).encode())
+        return _as_seed(hashed)
+
+    def __reduce__(self) -> tuple[type[SeedStem], tuple[int | str, ...]]:
+        return SeedStem, self._parts
+
+
+def _as_seed(hashed: hashlib._Hash) -> int:
+    return int.from_bytes(hashed.digest()[:8], "big") >> 1
 
 
 def _part(part: int | str) -> str:

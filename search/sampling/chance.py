@@ -20,7 +20,7 @@ from optuna.distributions import (
 )
 from optuna.samplers import BaseSampler
 
-from objectives.base import derive_seed
+from objectives.base import SeedStem, derive_seed
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -32,7 +32,11 @@ MANTISSA = 53
 
 def unit(*parts: int | str) -> float:
     """A number in [0, 1) that depends on all parts and on their order."""
-    return math.ldexp(derive_seed(*parts) >> (63 - MANTISSA), -MANTISSA)
+    return _share(derive_seed(*parts))
+
+
+def _share(seed: int) -> float:
+    return math.ldexp(seed >> (63 - MANTISSA), -MANTISSA)
 
 
 def spread(share: float, kind: BaseDistribution) -> Any:
@@ -102,7 +106,7 @@ class NamedRandomSampler(ParameterwiseSampler):
     """
 
     def __init__(self, *seed_parts: int | str) -> None:
-        self._seed_parts = seed_parts
+        self._stem = SeedStem(*seed_parts)
 
     def sample_independent(
         self,
@@ -112,4 +116,4 @@ class NamedRandomSampler(ParameterwiseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """The parameter's value in the trial of that number."""
-        return spread(unit(*self._seed_parts, trial.number, param_name), param_distribution)
+        return spread(_share(self._stem.derive(trial.number, param_name)), param_distribution)

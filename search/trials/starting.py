@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ def claim_of(
         trial_id=lease.trial_id,
         config=spec.config(drawn.values),
         seed=drawn.seed,
-        split_seed=derive_seed(spec.seed, replicate, "split"),
+        split_seed=_split_seed(spec.seed, replicate),
         score_test=retraining is not None,
     )
     data = None if spec.data is None else spec.data.data_spec()
@@ -60,8 +61,15 @@ def claim_of(
     if checkpoint is None and until is not None and lease.last_step:
         # A trial that paused after epochs which it had taken over has saved nothing itself.
         checkpoint = _furthest(twins, kind, lease.last_step)
-    start = replace(start, checkpoint=checkpoint)
+    if checkpoint is not None:
+        start = replace(start, checkpoint=checkpoint)
     return Claim(lease, drawn.values, start, folder, kind, retrains, drawn.common, twins, until=until)
+
+
+@lru_cache(maxsize=64)
+def _split_seed(seed: int, replicate: int) -> int:
+    """What all trials of a replicate divide their images by."""
+    return derive_seed(seed, replicate, "split")
 
 
 def folder_of(root: Path, lease: Lease, *, place: tuple[str, int], retrained: bool = False) -> TrialFolder:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
 
-from objectives.base import derive_seed
+from objectives.base import SeedStem, derive_seed
 
 
 def test_a_seed_is_a_function_of_its_parts_for_good() -> None:
@@ -48,3 +50,11 @@ def test_numbers_of_numpy_are_numbers() -> None:
 def test_fractions_are_refused() -> None:
     with pytest.raises(TypeError):
         derive_seed(1.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", [(), (1,), ("a\x1fb", -3), (1, 0, "sampler")])
+@pytest.mark.parametrize("rest", [(7,), (7, "lr"), ("\x1f",)])
+def test_a_stem_gives_the_seeds_that_begin_with_it(given, rest) -> None:
+    stem = SeedStem(*given)
+    for one in (stem, pickle.loads(pickle.dumps(stem)), copy.deepcopy(stem)):
+        assert [one.derive(*rest), one.derive(*rest)] == [derive_seed(*given, *rest)] * 2
