@@ -28,8 +28,9 @@ from objectives.base import Choice, DataSpec, TrialStart
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
-"""Of what engines write; changes when older files can no longer be read."""
+FORMAT = 3
+"""Of what engines write; changes when older files can no longer be read, and when the same seed gives other
+random numbers: a trial never goes on with others than it began with."""
 KEEP = 2
 """Files of a trial that are kept: the newest, and the one before it in case that one is damaged."""
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

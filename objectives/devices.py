@@ -140,9 +140,16 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A tensor of the host on the device, without waiting: by memory that a GPU can fetch by itself."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def sent_to(target: torch.Tensor, values: torch.Tensor) -> None:
+    """Write into a tensor of the device what the host has, or the device itself, without waiting."""
+    if target.device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    target.copy_(values, non_blocking=True)
 
 
 class Arriving:
@@ -151,7 +158,7 @@ class Arriving:
     def __init__(self, tensor: torch.Tensor) -> None:
         gpu = tensor.device.type == "cuda"
         self._there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=gpu)
-        self._there.copy_(tensor, non_blocking=gpu)
+        self._there.copy_(tensor, non_blocking=True)
         self._event: torch.cuda.Event | None = None
         if gpu:
             with torch.cuda.device(tensor.device):

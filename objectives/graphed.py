@@ -9,8 +9,7 @@ change. The numbers are those of `Training`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -20,11 +19,11 @@ from torch import Tensor
 from objectives.base import Precision, TrialConfig
 from objectives.datasets import SearchData
 from objectives.imports import is_import
-from objectives.models import Dropout
+from objectives.models import set_masks
 from objectives.optimizers import set_learning_rate
 from objectives.recording import Recorder, Recording, RecordingError, recorder_for
 from objectives.regularisers import decay, penalty
-from objectives.training import Step, Training
+from objectives.training import Piece, Step, Training
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +35,8 @@ class _Passes:
     images: Tensor
     """BCHW."""
     labels: Tensor
-    masks: Sequence[Tensor]
-    """What each dropout layer multiplies by, in the order in which they run."""
+    masks: Sequence[Tensor | None]
+    """What each dropout layer multiplies by, in the order in which they run; None: by nothing."""
     recording: Recording
     """Its results: objective, gradient norm, then a gradient per parameter."""
 
@@ -62,24 +61,28 @@ class RecordedTraining(Training):
         self._recorder = recorder
         self._recorded: dict[int, _Passes | None] = {}
         """None: a size that has come once."""
-        self._dropouts: list[tuple[Dropout, torch.Size, torch.dtype]] = []
-        """In the order in which they run, with what they got last."""
+        self._asked: list[tuple[float, Sequence[int], torch.dtype]] = []
+        """What dropouts got in a pass, see `EpochMasks.asked`."""
         self.why_unrecorded = _why_not(config)
         if self.why_unrecorded:
             _say_once(self.why_unrecorded)
 
-    def _step(self, number: int, size: int, pieces: Iterable[tuple[Tensor, Tensor]]) -> Step:
+    def _step(self, number: int, size: int, pieces: Iterable[Piece]) -> Step:
         if self.why_unrecorded or self._batch_size > self._piece:
             return super()._step(number, size, pieces)
-        ((images_BCHW, labels_B),) = pieces
+        ((first, images_BCHW, labels_B),) = pieces
         passes = self._passes_for(images_BCHW, labels_B)
         if passes is None:
-            with self._watched_dropouts():
-                return super()._step(number, size, [(images_BCHW, labels_B)])
+            step = super()._step(number, size, [(first, images_BCHW, labels_B)])
+            self._asked = self._masks.asked
+            return step
         passes.images.copy_(images_BCHW)
         passes.labels.copy_(labels_B)
-        for (dropout, _, _), mask in zip(self._dropouts, passes.masks, strict=True):
-            dropout.draw(mask)
+        self._masks.asked = self._asked
+        for layer, mask in enumerate(passes.masks):
+            drawn = self._masks.of(layer, first, size)
+            if mask is not None and drawn is not None:
+                mask.copy_(drawn)
         passes.recording.replay()
         objective, norm, *gradients = passes.recording.results
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
@@ -109,8 +112,8 @@ class RecordedTraining(Training):
     def _record(self, images_BCHW: Tensor, labels_B: Tensor) -> _Passes:
         images, labels = images_BCHW.clone(), labels_B.clone()
         masks = [
-            torch.ones((len(labels), *shape[1:]), dtype=dtype, device=self.device)
-            for _, shape, dtype in self._dropouts
+            torch.ones((len(labels), *shape[1:]), dtype=dtype, device=self.device) if share else None
+            for share, shape, dtype in self._asked
         ]
         kept = [buffer.clone() for buffer in self.model.buffers()]
         try:
@@ -121,45 +124,17 @@ class RecordedTraining(Training):
                     buffer.copy_(before)
         return _Passes(images, labels, masks, recording)
 
-    def _passes(self, images: Tensor, labels: Tensor, masks: Sequence[Tensor]) -> Sequence[Tensor]:
-        with _given(zip([dropout for dropout, _, _ in self._dropouts], masks, strict=True)):
+    def _passes(self, images: Tensor, labels: Tensor, masks: Sequence[Tensor | None]) -> Sequence[Tensor]:
+        given = iter(masks)
+        set_masks(self.model, lambda *_: next(given))
+        try:
             objective = self._weighted(self._logits(images), labels).sum() / len(labels)
+        finally:
+            set_masks(self.model, self._masks.next)
         if self._penalises:
             objective = objective + penalty(self.config.regulariser, self.config.strength, self._weights)
         gradients = torch.autograd.grad(objective, self._parameters)
         return objective.detach(), torch.nn.utils.get_total_norm(gradients), *gradients
-
-    @contextmanager
-    def _watched_dropouts(self) -> Iterator[None]:
-        """See which dropout layers drop, and in which order."""
-        self._dropouts = []
-        hooks = [
-            module.register_forward_pre_hook(
-                lambda module, inputs: self._dropouts.append(
-                    (module, inputs[0].shape, module.kind(inputs[0]))
-                )
-            )
-            for module in self.model.modules()
-            if isinstance(module, Dropout) and module.share > 0
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-
-@contextmanager
-def _given(masks: Iterable[tuple[Dropout, Tensor]]) -> Iterator[None]:
-    """Let dropout layers multiply by these, for the time of the block."""
-    given = list(masks)
-    for dropout, mask in given:
-        dropout.given = mask
-    try:
-        yield
-    finally:
-        for dropout, _ in given:
-            dropout.given = None
 
 
 def training_for(

@@ -133,7 +133,8 @@ def balanced_class_weights(labels_N: Tensor, classes: int) -> Tensor:
     Classes without images get weight 0. Equal to scikit-learn's `class_weight="balanced"` when
     every class occurs: N / (K · countₖ). float32, on the labels' device.
     """
-    counts_K = torch.bincount(labels_N, minlength=classes)
+    # Not `bincount`, for which a GPU is waited for.
+    counts_K = (labels_N[:, None] == torch.arange(classes, device=labels_N.device)).sum(0)
     present = (counts_K > 0).sum()
     return torch.where(counts_K > 0, len(labels_N) / (present * counts_K.clamp(min=1)), 0.0)
 

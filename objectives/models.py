@@ -11,15 +11,16 @@ and add its line to `MODELS`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias
 from weakref import WeakSet
 
 import torch
 from annotated_types import Interval
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from objectives.base import Choice, TrialError
+from objectives.chance import Epoch
 from objectives.devices import seeded
 from objectives.imports import is_import, resolve_import
 from objectives.ranges import BelowOne, Count, Positive, PositiveCount
@@ -41,41 +42,76 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 Kernel: TypeAlias = Annotated[int, Interval(ge=1, le=11)]
 
 
-class Dropout(nn.Module):
-    """`nn.Dropout` that draws from a generator of its own instead of the process's.
+Masks: TypeAlias = Callable[[float, Sequence[int], torch.dtype], Tensor | None]
+"""Gives what the dropout that runs next multiplies by: for its share, and the shape and type of what it got.
+None: nothing."""
 
-    In training each element is 0 with probability `share`, else scaled by 1/(1 − share). The trainer
-    gives all of a model's dropouts one generator per epoch, which they share in the order in which they
-    run: so a mask depends on the trial's seed and the epoch, and can be drawn again elsewhere.
+
+class Dropout(nn.Module):
+    """`nn.Dropout` that takes what it multiplies by from `masks` instead of the process's random numbers.
+
+    In training each element is 0 with probability `share`, else scaled by 1/(1 − share). The trainer gives
+    the same `masks` to all of a model's dropouts, which ask in the order in which they run.
     """
 
-    generator: Generator | None = None
-    """None: the process's own."""
-    given: Tensor | None = None
-    """What is multiplied by, where it has been drawn before; None: it is drawn."""
+    masks: Masks | None = None
+    """None: it is drawn from the process's random numbers."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or self.share == 0:
+        if not self.training or (self.share == 0 and self.masks is None):
             return input
-        kept = self.given
-        if kept is None:
-            kept = self.draw(torch.empty(input.shape, dtype=self.kind(input), device=input.device))
-        return (input * kept).to(input.dtype)
-
-    def draw(self, kept: Tensor) -> Tensor:
-        """Fill a tensor with what the next images are multiplied by."""
-        return kept.bernoulli_(1 - self.share, generator=self.generator).div_(1 - self.share)
-
-    def kind(self, input: Tensor) -> torch.dtype:
-        """Never drawn in less than float32: the same chance, and the same scale, in every precision."""
-        return torch.promote_types(input.dtype, torch.float32)
+        # Never drawn in less than float32: the same chance, and the same scale, in every precision.
+        dtype = torch.promote_types(input.dtype, torch.float32)
+        if self.masks is None:
+            blank = torch.empty(input.shape, dtype=dtype, device=input.device)
+            return (input * blank.bernoulli_(1 - self.share).div_(1 - self.share)).to(input.dtype)
+        kept = self.masks(self.share, input.shape, dtype)
+        return input if kept is None else (input * kept).to(input.dtype)
 
     def extra_repr(self) -> str:
         return f"share={self.share}"
+
+
+class EpochMasks:
+    """The masks of a trial in an epoch, by a dropout's number in a pass, and the places of the images."""
+
+    def __init__(self, epoch: Epoch) -> None:
+        self._epoch = epoch
+        self._first = self._images = 0
+        self.asked: list[tuple[float, Sequence[int], torch.dtype]] = []
+        """What dropouts got in the pass so far: share, shape and type."""
+
+    def begin(self, first: int, images: int) -> None:
+        """A pass through the model begins, of so many images, from this place in the epoch on."""
+        self._first, self._images = first, images
+        self.asked = []
+
+    def next(self, share: float, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
+        """`Masks` of this pass."""
+        self.asked.append((share, shape, dtype))
+        layer = len(self.asked) - 1
+        if shape[0] == self._images:
+            return self.of(layer, self._first, self._images)
+        # Nobody knows which image is where: as if all elements were the first one's.
+        mask_1F = self._drawn(layer, share, math.prod(shape), dtype, first=self._first, images=1)
+        return None if mask_1F is None else mask_1F.view(*shape)
+
+    def of(self, layer: int, first: int, images: int) -> Tensor | None:
+        """What a dropout that has asked multiplies so many images by, wherever they are in the epoch."""
+        share, (_, *shape), dtype = self.asked[layer]
+        mask_BF = self._drawn(layer, share, math.prod(shape), dtype, first=first, images=images)
+        return None if mask_BF is None else mask_BF.view(images, *shape)
+
+    def _drawn(
+        self, layer: int, share: float, features: int, dtype: torch.dtype, *, first: int, images: int
+    ) -> Tensor | None:
+        if share == 0:
+            return None
+        return self._epoch.kept(layer, share, features, dtype, first=first, count=images)
 
 
 def cnn(
@@ -264,11 +300,11 @@ def _scores_of_blanks(model: nn.Module, input_shape: InputShape) -> object:
     return scores
 
 
-def set_dropout_generator(model: nn.Module, generator: Generator | None) -> None:
-    """Let all `Dropout` layers of a model draw from one generator."""
+def set_masks(model: nn.Module, masks: Masks | None) -> None:
+    """Let all `Dropout` layers of a model multiply by these."""
     for module in model.modules():
         if isinstance(module, Dropout):
-            module.generator = generator
+            module.masks = masks
 
 
 def has_batch_statistics(model: nn.Module) -> bool:

@@ -3,8 +3,8 @@
 A GPU's operations are so short that asking for them one by one takes longer than they do. A CUDA graph is
 asked for at once; in return everything in it is fixed as it was recorded: operations, shapes, plain numbers,
 and the places in memory that are read and written. So what changes from replay to replay has to be written
-beforehand into tensors that stay where they are, and nothing in it may wait for the device, draw random
-numbers, or decide by what a tensor holds.
+beforehand into tensors that stay where they are, and nothing in it may wait for the device, draw from a
+generator (`objectives.chance` needs none), or decide by what a tensor holds.
 """
 
 from __future__ import annotations

@@ -8,6 +8,9 @@ Each takes `warmup`, in epochs: over that time the factor is multiplied by a str
 reaches 1 at its last step and is above 0 at its first (Goyal et al. 2017, *Accurate, Large
 Minibatch SGD*, section 2.2). What comes after is not shifted by it.
 
+`step` may be an array of steps; then so is the factor, unless it is the same for all. Both ways give the same
+but for the last bit.
+
 To add one: write the function and add its line to `SCHEDULES`.
 """
 
@@ -16,49 +19,55 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from objectives.base import Choice
 from objectives.ranges import InnerShare, NonNegative, Positive, PositiveCount, Share
+
+Factor: TypeAlias = float | NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a trial is: `step` steps taken (0 before the first), of `epochs` × `steps_per_epoch`."""
 
-    step: int
+    step: int | NDArray[np.int64]
     steps_per_epoch: int
     epochs: int
 
     @property
-    def epoch(self) -> float:
+    def epoch(self) -> Factor:
         """Epochs trained, with the part of the current one."""
         return self.step / self.steps_per_epoch
 
     @property
-    def share(self) -> float:
+    def share(self) -> Factor:
         """Part of the trial that is done, from 0 at the first step to just under 1 at the last."""
         return self.step / (self.steps_per_epoch * self.epochs)
 
 
-def constant(progress: Progress, *, warmup: NonNegative = 0.0) -> float:
+def constant(progress: Progress, *, warmup: NonNegative = 0.0) -> Factor:
     """The trial's learning rate throughout."""
     return _ramp(progress, warmup)
 
 
 def step(
     progress: Progress, *, factor: Share = 0.1, every: PositiveCount = 5, warmup: NonNegative = 0.0
-) -> float:
+) -> Factor:
     """factor^⌊epoch / every⌋: falls by `factor` each `every` epochs. Same as PyTorch's `StepLR`."""
     drops = progress.step // progress.steps_per_epoch // every
-    return _ramp(progress, warmup) * float(factor**drops)
+    return _ramp(progress, warmup) * np.asarray(factor, dtype=np.float64) ** drops
 
 
-def exponential(progress: Progress, *, gamma: Share = 0.9, warmup: NonNegative = 0.0) -> float:
+def exponential(progress: Progress, *, gamma: Share = 0.9, warmup: NonNegative = 0.0) -> Factor:
     """gamma^epoch, falling with every step; at the start of each epoch the same as `ExponentialLR`."""
-    return _ramp(progress, warmup) * float(gamma**progress.epoch)
+    return _ramp(progress, warmup) * gamma**progress.epoch
 
 
-def cosine(progress: Progress, *, final: Share = 0.0, warmup: NonNegative = 0.0) -> float:
+def cosine(progress: Progress, *, final: Share = 0.0, warmup: NonNegative = 0.0) -> Factor:
     """Half a cosine wave from 1 to `final`, reached as the trial ends, without restarts.
 
     Reference: Loshchilov & Hutter 2017, *SGDR*, eq. 5; same as `CosineAnnealingLR` stepped per batch.
@@ -73,15 +82,17 @@ def one_cycle(
     start: Positive = 0.04,
     final: NonNegative = 4e-6,
     warmup: NonNegative = 0.0,
-) -> float:
+) -> Factor:
     """From `start` up to 1 at the part `peak` of the trial, then down to `final`, in two half cosines.
 
     All three are factors of the trial's learning rate, which is the highest here. The momentum is
     left alone. Reference: Smith & Topin 2018, *Super-Convergence*; defaults of `OneCycleLR`.
     """
-    if progress.share < peak:
-        return _ramp(progress, warmup) * _wave(start, 1.0, progress.share / peak)
-    return _ramp(progress, warmup) * _wave(1.0, final, (progress.share - peak) / (1 - peak))
+    share = progress.share
+    up, down = _wave(start, 1.0, share / peak), _wave(1.0, final, (share - peak) / (1 - peak))
+    if isinstance(share, float):
+        return _ramp(progress, warmup) * (up if share < peak else down)
+    return _ramp(progress, warmup) * np.where(share < peak, up, down)
 
 
 def factor_at(choice: Choice, step: int, steps_per_epoch: int, epochs: int) -> float:
@@ -89,20 +100,32 @@ def factor_at(choice: Choice, step: int, steps_per_epoch: int, epochs: int) -> f
 
     Learning rate = the config's × this factor.
     """
-    return SCHEDULES[choice.name](Progress(step, steps_per_epoch, epochs), **choice.options)
+    return float(SCHEDULES[choice.name](Progress(step, steps_per_epoch, epochs), **choice.options))
 
 
-def _ramp(progress: Progress, warmup: float) -> float:
+def factors_of(choice: Choice, epoch: int, steps_per_epoch: int, epochs: int) -> NDArray[np.float64]:
+    """`factor_at` of all steps of an epoch, counted from 0."""
+    steps = np.arange(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch)
+    with np.errstate(all="ignore"):  # as numbers of Python's are computed
+        found = SCHEDULES[choice.name](Progress(steps, steps_per_epoch, epochs), **choice.options)
+    return np.broadcast_to(np.asarray(found, dtype=np.float64), steps.shape)
+
+
+def _ramp(progress: Progress, warmup: float) -> Factor:
     steps = warmup * progress.steps_per_epoch
-    return min(1.0, (progress.step + 1) / steps) if steps > 0 else 1.0
+    if steps <= 0:
+        return 1.0
+    ramp = (progress.step + 1) / steps
+    return min(1.0, ramp) if isinstance(ramp, float) else np.minimum(1.0, ramp)
 
 
-def _wave(first: float, last: float, share: float) -> float:
+def _wave(first: float, last: float, share: Factor) -> Factor:
     """From ``first`` to ``last`` along half a cosine, flat at both ends, at ``share`` of the way."""
-    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+    cosine = math.cos(math.pi * share) if isinstance(share, float) else np.cos(math.pi * share)
+    return last + (first - last) * (1 + cosine) / 2
 
 
-SCHEDULES: Mapping[str, Callable[..., float]] = {
+SCHEDULES: Mapping[str, Callable[..., Factor]] = {
     "constant": constant,
     "step": step,
     "exponential": exponential,

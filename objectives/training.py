@@ -1,10 +1,10 @@
 """One trial in plain PyTorch: its model, its optimizer, and what happens in an epoch.
 
 The reference that any faster way to train must agree with. Every epoch's chance is a function of the
-trial's seed and the epoch: `derive_seed(seed, "order", epoch)` seeds the permutation, `"augment"` the
-augmentation, `"dropout"` the masks of the built-in models, `"module"` whatever a user's own module or loss
-draws from the process's random numbers; `derive_seed(seed, "init")` seeds the weights. So a trial that goes
-on from the end of an epoch draws what it would have drawn.
+trial's seed and the epoch: `derive_seed(seed, "order", epoch)` seeds the permutation, `"module"` whatever a
+user's own module or loss draws from the process's random numbers; augmentation and the masks of our dropout
+are functions of the image's place in that permutation (`objectives.chance`); `derive_seed(seed, "init")`
+seeds the weights. So a trial that goes on from the end of an epoch draws what it would have drawn.
 
 Shapes: B images in a step, N in an epoch, C channels, H rows, W columns, K classes.
 """
@@ -16,18 +16,19 @@ import math
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from objectives.augment import augment
 from objectives.base import Precision, TrialConfig, TrialError, derive_seed
+from objectives.chance import Epoch, Numbers, Purpose
 from objectives.datasets import SearchData
-from objectives.devices import Arriving, generator, moved, seeded
+from objectives.devices import Arriving, moved, seeded
 from objectives.losses import balanced_class_weights, resolve_loss
 from objectives.metrics import evaluate
-from objectives.models import build, has_batch_statistics, set_dropout_generator
+from objectives.models import EpochMasks, build, has_batch_statistics, set_masks
 from objectives.optimizers import build_optimizer, effective_batch_size, set_learning_rate
 from objectives.precision import computing
 from objectives.regularisers import REGULARISERS, decay, no_penalty, penalty, regularised
@@ -44,9 +45,16 @@ SCORED_AT_ONCE = 512
 GATHERED_ELEMENTS = 1 << 20
 """Pixels that are gathered and normalised in one go, of as many steps as that makes: 4 MB of float32."""
 
+AUGMENTED_ELEMENTS = 1 << 17
+"""The same where they are augmented as well: the copies of them that this makes fit into a core's cache."""
+
 STEPS_BETWEEN_CHECKS = 32
 """On a GPU, steps between two looks at the losses; each is at what was there the time before, and so waits
 for nothing."""
+
+
+Piece: TypeAlias = tuple[int, Tensor, Tensor]
+"""Images that go through the model together: the place of the first in the epoch, images_BCHW, labels_B."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,18 +165,20 @@ class Training:
             generator=torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch)),
         )
         chosen_N = self.data.training_indices[moved(order_N, self.device)]
-        augmenting = generator(derive_seed(self.seed, "augment", epoch), self.device)
-        set_dropout_generator(self.model, generator(derive_seed(self.seed, "dropout", epoch), self.device))
+        chance = Epoch(self.seed, epoch, len(order_N), self.device)
+        self._masks = EpochMasks(chance)
+        set_masks(self.model, self._masks.next)
         self.model.train()
         with seeded(derive_seed(self.seed, "module", epoch), self.device):
-            for number, (size, pieces) in enumerate(self._batches(chosen_N, augmenting)):
+            for number, (size, pieces) in enumerate(self._batches(chosen_N, chance)):
                 yield self._step((epoch - 1) * self._steps_per_epoch + number, size, pieces)
 
-    def _step(self, number: int, size: int, pieces: Iterable[tuple[Tensor, Tensor]]) -> Step:
+    def _step(self, number: int, size: int, pieces: Iterable[Piece]) -> Step:
         """Step `number` of the trial, on `size` images that come in pieces."""
         self._optimizer.zero_grad(set_to_none=True)
         losses: list[Tensor] = []
-        for images_BCHW, labels_B in pieces:
+        for first, images_BCHW, labels_B in pieces:
+            self._masks.begin(first, len(labels_B))
             objective = self._weighted(self._logits(images_BCHW), labels_B).sum() / size
             if self._penalises and not losses:  # once per step
                 objective = objective + penalty(self.config.regulariser, self.config.strength, self._weights)
@@ -241,38 +251,41 @@ class Training:
         loss_B = self._loss(logits_BK, labels_B)
         return loss_B if self._class_weights is None else loss_B * self._class_weights[labels_B]
 
-    def _batches(
-        self, chosen_N: Tensor, augmenting: torch.Generator
-    ) -> Iterator[tuple[int, Iterable[tuple[Tensor, Tensor]]]]:
-        """(size, pieces) of every step; the pieces are (images_BCHW, labels_B), in almost all cases one."""
+    def _batches(self, chosen_N: Tensor, chance: Epoch) -> Iterator[tuple[int, Iterable[Piece]]]:
+        """(size, pieces) of every step; in almost all cases one piece."""
         if self._batch_size > self._piece:
-            for batch in torch.split(chosen_N, self._batch_size):
-                yield (
-                    len(batch),
-                    (self._gather(piece, augmenting) for piece in torch.split(batch, self._piece)),
-                )
+            for start in range(0, len(chosen_N), self._batch_size):
+                batch = chosen_N[start : start + self._batch_size]
+                firsts = range(start, start + len(batch), self._piece)
+                pieces = zip(firsts, torch.split(batch, self._piece), strict=True)
+                yield len(batch), (self._gather(first, piece, chance) for first, piece in pieces)
             return
-        # Gathering many steps' images at once saves the calls; the values are the same either way.
+        # Doing it for many steps' images at once saves the calls; the values are the same either way.
         per_step = self._batch_size * math.prod(self.data.input_shape)
-        together = self._batch_size * max(1, GATHERED_ELEMENTS // per_step)
-        for block in torch.split(chosen_N, together):
-            images_NCHW = self.data.normalise(self.data.images[block])
-            labels_N = self.data.labels[block]
+        elements = AUGMENTED_ELEMENTS if self.config.augment else GATHERED_ELEMENTS
+        first = 0
+        for block in torch.split(chosen_N, self._batch_size * max(1, elements // per_step)):
+            _, images_NCHW, labels_N = self._gather(first, block, chance)
             for images_BCHW, labels_B in zip(
                 torch.split(images_NCHW, self._batch_size),
                 torch.split(labels_N, self._batch_size),
                 strict=True,
             ):
-                yield len(labels_B), ((self._augmented(images_BCHW, augmenting), labels_B),)
+                yield len(labels_B), ((first, images_BCHW, labels_B),)
+                first += len(labels_B)
 
-    def _gather(self, indices_B: Tensor, augmenting: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _gather(self, first: int, indices_B: Tensor, chance: Epoch) -> Piece:
         images_BCHW = self.data.normalise(self.data.images[indices_B])
-        return self._augmented(images_BCHW, augmenting), self.data.labels[indices_B]
+        return first, self._augmented(first, images_BCHW, chance), self.data.labels[indices_B]
 
-    def _augmented(self, images_BCHW: Tensor, augmenting: torch.Generator) -> Tensor:
+    def _augmented(self, first: int, images_BCHW: Tensor, chance: Epoch) -> Tensor:
         if not self.config.augment:
             return images_BCHW
-        changed = augment(images_BCHW, self.config.augment, augmenting)
+
+        def numbers(purpose: Purpose) -> Numbers:
+            return chance.numbers(purpose, first, len(images_BCHW))
+
+        changed = augment(images_BCHW, self.config.augment, numbers)
         return changed.contiguous(memory_format=torch.channels_last)
 
     def _parameters_finite(self) -> bool:

@@ -1,44 +1,37 @@
 """A trial's own images, batch by batch, with all that its seed decides about them.
 
-Shapes: B images of a piece, C channels, H, W height and width, F features.
+Shapes: B images, C channels, H, W height and width, F features.
 
-The order, augmentation and dropout masks are those of `objectives.training`: the same generators, seeded the
-same way, asked for the same numbers in the same order. So it does not matter when, where or with which
-neighbours a trial is trained.
+The order, augmentation and dropout masks are those of `objectives.training`: the same functions of the
+trial's seed, the epoch, and an image's place in it. So it does not matter when, where or with which
+neighbours a trial is trained. Recorded steps compute the same from tables, see `objectives.fused.recorded`.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from objectives.augment import augment
 from objectives.base import TrialConfig, derive_seed
+from objectives.chance import Epoch, Numbers, Purpose
 from objectives.datasets import SearchData
-from objectives.devices import generator, moved
+from objectives.devices import moved
 from objectives.optimizers import effective_batch_size
-from objectives.training import FORWARD_IMAGES
+from objectives.training import AUGMENTED_ELEMENTS, FORWARD_IMAGES
 
 
 @dataclass(slots=True)
 class Piece:
-    """Images that draw their chance together: a batch, or a part of one that is too large."""
+    """Images that go through a model together where a trial is alone: a batch, or a part of a large one."""
 
     first: int
     """The place of its first image in the order of the epoch."""
-    indices: Tensor
-    """B: their places among all images."""
-    labels: Tensor
-    augmented: Tensor | None
-    """BCHW, normalised; None: as they are."""
-    kept: list[Tensor | None]
-    """For each dropout layer BF: what it multiplies by."""
+    images: int
     batch: int
     """Images of the whole batch."""
     ends_batch: bool
@@ -47,87 +40,99 @@ class Piece:
 
     @property
     def left(self) -> int:
-        return len(self.labels) - self.taken
+        return self.images - self.taken
 
 
 @dataclass(frozen=True, slots=True)
-class Masks:
-    """The dropout of a trial."""
+class Dropping:
+    """The dropout layers of a trial, in the order in which they run."""
 
     shares: Sequence[float]
     features: Sequence[int]
     dtype: torch.dtype
 
-    def draw(self, images: int, chance: Generator) -> list[Tensor | None]:
-        """As `objectives.models.Dropout` draws them for so many images."""
-        masks: list[Tensor | None] = []
-        for share, features in zip(self.shares, self.features, strict=True):
-            if share == 0:
-                masks.append(None)
-                continue
-            kept_BF = torch.empty((images, features), dtype=self.dtype, device=chance.device)
-            masks.append(kept_BF.bernoulli_(1 - share, generator=chance).div_(1 - share))
-        return masks
+    def masks(self, chance: Epoch, first: int, images: int) -> list[Tensor | None]:
+        """For each layer, what it multiplies so many images by, BF, from a place on; None: by nothing."""
+        return [
+            chance.kept(layer, share, features, self.dtype, first=first, count=images) if share else None
+            for layer, (share, features) in enumerate(zip(self.shares, self.features, strict=True))
+        ]
 
 
 class Feed:
     """The pieces of one trial, epoch after epoch. `whole`: batches are never cut."""
 
     def __init__(
-        self, config: TrialConfig, seed: int, data: SearchData, masks: Masks, *, whole: bool
+        self, config: TrialConfig, seed: int, data: SearchData, dropping: Dropping, *, whole: bool
     ) -> None:
         self.data = data
         self.images = len(data.training_indices)
         self.batch_size = effective_batch_size(config, self.images)
         self.steps_per_epoch = math.ceil(self.images / self.batch_size)
-        self._piece = self.batch_size if whole else FORWARD_IMAGES
-        self._config, self._seed, self._masks = config, seed, masks
+        self.dropping = dropping
+        self._config, self._seed = config, seed
         self.order = data.training_indices
         """The epoch's: places among all images."""
-        self._left: deque[_Part] = deque()
+        self._labels_N: Tensor | None = None
+        self._augmented: tuple[int, Tensor | None] = (0, None)
+        """The place of the first, and images that were augmented together because some were needed."""
+        self._cuts = list(_cuts(self.images, self.batch_size, self.batch_size if whole else FORWARD_IMAGES))
+        self._next = len(self._cuts)
 
     def start(self, epoch: int) -> None:
         """Shuffle for an epoch, counted from 1."""
         device = self.data.images.device
         chance = torch.Generator().manual_seed(derive_seed(self._seed, "order", epoch))
         self.order = self.data.training_indices[moved(torch.randperm(self.images, generator=chance), device)]
-        labels_N = self.data.labels[self.order]
-        self._augmenting = generator(derive_seed(self._seed, "augment", epoch), device)
-        self._dropping = generator(derive_seed(self._seed, "dropout", epoch), device)
-        self._left.clear()
-        for start in range(0, self.images, self.batch_size):
-            end = min(start + self.batch_size, self.images)
-            for first in range(start, end, self._piece):
-                last = min(first + self._piece, end)
-                self._left.append(
-                    _Part(first, self.order[first:last], labels_N[first:last], end - start, last == end)
-                )
+        self._labels_N = None
+        self.chance = Epoch(self._seed, epoch, self.images, device)
+        self._augmented = (0, None)
+        self._next = 0
 
     def next(self) -> Piece | None:
         """The epoch's next piece; None at its end."""
-        if not self._left:
+        if self._next == len(self._cuts):
             return None
-        part = self._left.popleft()
-        augmented_BCHW = None
-        if self._config.augment:
-            images_BCHW = self.data.normalise(self.data.images[part.indices])
-            augmented_BCHW = augment(images_BCHW, self._config.augment, self._augmenting)
-        return Piece(
-            first=part.first,
-            indices=part.indices,
-            labels=part.labels,
-            augmented=augmented_BCHW,
-            kept=self._masks.draw(len(part.indices), self._dropping),
-            batch=part.batch,
-            ends_batch=part.ends_batch,
-        )
+        self._next += 1
+        return Piece(*self._cuts[self._next - 1])
+
+    def indices(self, first: int, images: int) -> Tensor:
+        """The places among all images of those from this place in the epoch on."""
+        return self.order[first : first + images]
+
+    def labels(self, first: int, images: int) -> Tensor:
+        """Theirs."""
+        if self._labels_N is None:
+            self._labels_N = self.data.labels[self.order]
+        return self._labels_N[first : first + images]
+
+    def augmented(self, first: int, images: int) -> Tensor | None:
+        """Images BCHW, normalised, the first of which has this place in the epoch; None: as they are."""
+        if not self._config.augment:
+            return None
+        start, ready_NCHW = self._augmented
+        if ready_NCHW is None or not start <= first <= first + images <= start + len(ready_NCHW):
+            together = max(images, AUGMENTED_ELEMENTS // math.prod(self.data.input_shape))
+            start, ready_NCHW = first, self._augment(first, min(together, self.images - first))
+            self._augmented = start, ready_NCHW
+        return ready_NCHW[first - start : first - start + images]
+
+    def _augment(self, first: int, images: int) -> Tensor:
+        def numbers(purpose: Purpose) -> Numbers:
+            return self.chance.numbers(purpose, first, images)
+
+        images_BCHW = self.data.normalise(self.data.images[self.indices(first, images)])
+        return augment(images_BCHW, self._config.augment, numbers)
+
+    def masks(self, first: int, images: int) -> list[Tensor | None]:
+        """As `Dropping.masks`, in this epoch."""
+        return self.dropping.masks(self.chance, first, images)
 
 
-class _Part(NamedTuple):
-    """Of an epoch: what is known of a piece when the epoch begins."""
-
-    first: int
-    indices: Tensor
-    labels: Tensor
-    batch: int
-    ends_batch: bool
+def _cuts(images: int, batch_size: int, at_most: int) -> Iterator[tuple[int, int, int, bool]]:
+    """An epoch's pieces: first image, images, those of the whole batch, and whether the piece ends it."""
+    for start in range(0, images, batch_size):
+        end = min(start + batch_size, images)
+        for first in range(start, end, at_most):
+            last = min(first + at_most, end)
+            yield first, last - first, end - start, last == end

@@ -1,6 +1,6 @@
 """One trial in a slot: what the host knows of it. Its numbers are in `SlotState`.
 
-Shapes: S entries, N images of an epoch.
+Shapes: S steps of an epoch, H numbers of an optimizer's step.
 """
 
 from __future__ import annotations
@@ -9,23 +9,34 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from objectives.augment import augment
 from objectives.base import EpochReport, TrialConfig, TrialStart, derive_seed
+from objectives.chance import Epoch
 from objectives.datasets import SearchData
-from objectives.fused.feed import Feed, Masks, Piece
+from objectives.fused.feed import Dropping, Feed, Piece
 from objectives.fused.losses import TrialLoss
 from objectives.fused.program import Program, dropout_shares
+from objectives.fused.regularise import FACTORS
 from objectives.fused.state import Row
-from objectives.fused.update import UPDATES, Update, optimizer_options
+from objectives.fused.update import MOST_NUMBERS, UPDATES, Update, optimizer_options
 from objectives.imports import is_import
 from objectives.losses import balanced_class_weights, resolve_loss
 from objectives.metrics import worst_metrics
 from objectives.optimizers import build_optimizer
 from objectives.regularisers import REGULARISERS, no_penalty, penalty
-from objectives.schedules import factor_at
+from objectives.schedules import factor_at, factors_of
 from objectives.training import Scores
+
+PENALTY_NUMBERS = 3
+"""λ₁, λ₂ and what a decay multiplies weights by."""
+
+NUMBERS = PENALTY_NUMBERS + MOST_NUMBERS
+"""Of a step."""
 
 
 @dataclass(slots=True)
@@ -75,6 +86,8 @@ class Member:
     """Whether its next images begin a batch."""
     sums: Sums = field(default_factory=Sums)
     ended: bool = False
+    _numbers: NDArray[np.float64] | None = None
+    """Of the steps of the epoch that it is in, SH."""
 
     @property
     def config(self) -> TrialConfig:
@@ -90,14 +103,18 @@ class Member:
         """Steps taken since the trial began."""
         return self.epoch * self.feed.steps_per_epoch + self.sums.steps
 
-    def numbers(self) -> tuple[float, ...]:
-        """What its optimizer's step depends on."""
-        return self.update.numbers(self.options, self.learning_rate, self.step + 1)
+    def numbers(self) -> NDArray[np.float64]:
+        """What its step depends on: those of its penalty, then the H of its optimizer; the rest are ones."""
+        if self._numbers is None:
+            self._numbers = self._numbers_of_epoch()
+        row: NDArray[np.float64] = self._numbers[self.sums.steps]
+        return row
 
     def begin(self) -> None:
         """Start its next epoch, or start that epoch again."""
         self.sums = Sums()
         self.fresh = True
+        self._numbers = None
         self.feed.start(self.epoch + 1)
         if self.loss.random is not None:
             chance = torch.Generator().manual_seed(derive_seed(self.start.seed, "module", self.epoch + 1))
@@ -130,6 +147,26 @@ class Member:
         self.ended = diverged or self.epoch >= self.config.epochs
         return self.report
 
+    def _numbers_of_epoch(self) -> NDArray[np.float64]:
+        config, steps = self.config, self.feed.steps_per_epoch
+        rates_S = config.learning_rate * factors_of(config.schedule, self.epoch, steps, config.epochs)
+        steps_S = np.arange(1.0, steps + 1) + self.epoch * steps
+        shrinks = REGULARISERS[config.regulariser.name].decays
+        penalties = *self._factors(), 1 - rates_S * config.strength if shrinks else 1.0
+        found = np.ones((steps, NUMBERS))
+        with np.errstate(all="ignore"):  # a trial may diverge
+            numbers = *penalties, *self.update.numbers(self.options, rates_S, steps_S)
+        for place, number in enumerate(numbers):
+            found[:, place] = number
+        return found
+
+    def _factors(self) -> tuple[float, float]:
+        """λ₁ and λ₂ of its penalty, if it is one of `FACTORS`."""
+        regulariser, strength = self.config.regulariser, self.config.strength
+        if not self.penalises or regulariser.name not in FACTORS:
+            return 0.0, 0.0
+        return FACTORS[regulariser.name](strength, **regulariser.options)
+
     def _learning_rate_at(self, step: int) -> float:
         factor = factor_at(self.config.schedule, step, self.feed.steps_per_epoch, self.config.epochs)
         return self.config.learning_rate * factor
@@ -147,8 +184,8 @@ def member(
     """A trial at its start. `model` is its own, as its seed makes it. Raises `TrialError`."""
     config = start.config
     shares = dropout_shares(model) or [0.0] * len(program.features)
-    masks = Masks(shares, program.features, program.dtype)
-    feed = Feed(config, start.seed, data, masks, whole=program.whole)
+    dropping = Dropping(shares, program.features, program.dtype)
+    feed = Feed(config, start.seed, data, dropping, whole=program.whole)
     regulariser = REGULARISERS[config.regulariser.name].penalty
     made = Member(
         start=start,
@@ -171,6 +208,9 @@ def _try_out(made: Member) -> None:
     penalty(made.config.regulariser, made.config.strength, [blank])
     build_optimizer(made.config.optimizer, [blank], made.learning_rate)
     made.numbers()
+    chance = Epoch(made.start.seed, 1, 1, blank.device)
+    blank_1CHW = torch.zeros((1, *made.data.input_shape))
+    augment(blank_1CHW, made.config.augment, lambda purpose: chance.numbers(purpose, 0, 1))
 
 
 def _loss(config: TrialConfig, data: SearchData, allow_imports: Collection[str]) -> TrialLoss:

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from objectives.fused.losses import Entry, gradient
-from objectives.fused.member import Member
+from objectives.fused.member import PENALTY_NUMBERS, Member
 from objectives.fused.program import Program
-from objectives.fused.recorded import MOST_ROWS, Part, RecordedSteps, refused
+from objectives.fused.recorded import MOST_ROWS, Part, RecordedSteps
 from objectives.fused.recorded_scores import RecordedScores
 from objectives.fused.regularise import add_penalty
 from objectives.fused.rows import RowTable, Share, Want, pack, sent, table
@@ -89,7 +89,7 @@ class Pool:
     def _new_recordings(self) -> RecordedSteps | None:
         if self._recorder is None or self._sums is None or self.why_unrecorded:
             return None
-        given = self.program, self._recorder, self._pictures, self._per_row
+        given = self.program, self._recorder, self._pictures, self.capacity, self._per_row
         return RecordedSteps(*given, loss_T=self._loss_T, sums=self._sums)
 
     @property
@@ -152,20 +152,18 @@ class Pool:
         if failed:
             return list(failed)
         rows, parts = self._share_out()
-        failed = self._backward(rows, parts)
-        lost = [failure.member for failure in failed]
-        through = [m for m, _ in parts if m not in lost and m.piece is not None and m.piece.left == 0]
-        complete = [m for m in through if m.piece is not None and m.piece.ends_batch]
-        self._update(complete)
+        failed, through = self._train(rows, parts)
+        complete = [member for member in through if member.piece is not None and member.piece.ends_batch]
+        for member in complete:
+            self._count(member)
         if self._sums:
             self._sums.glance(self.members.values())
-        failed += [failure for member in through if (failure := _try(member, member.move_on))]
+        for member in through:
+            member.move_on()
         seconds = (time.perf_counter() - started) / max(rows.used, 1)
         for member, share in parts:
             member.sums.seconds += seconds * share.rows
-        lost = [failure.member for failure in failed]
-        at_end = [m for m in complete if m not in lost and (m.piece is None or not m.sums.finite)]
-        return [*failed, *at_end]
+        return [*failed, *(member for member in complete if member.piece is None or not member.sums.finite)]
 
     def score(self, members: Sequence[Member]) -> list[Scored | Failed]:
         """Each trial's results on its validation images."""
@@ -205,8 +203,9 @@ class Pool:
 
     def _share_out(self) -> tuple[RowTable, list[Part]]:
         """Who trains in this step; they go to the end of the line."""
+        whole = self.program.whole
         wants = [
-            Want(member.slot, member.piece.left, self.program.whole or member.loss.random is not None)
+            Want(member.slot, member.piece.left, whole or member.loss.random is not None)
             for member in self.active
             if member.piece is not None
         ]
@@ -217,41 +216,52 @@ class Pool:
         self.rows_run += rows.rows
         self.rows_used += rows.used
         parts = [(self.members[share.slot], share) for share in shares]
-        served = [member for member, _ in parts]
-        self._line = [member for member in self._line if member not in served] + served
+        served = {share.slot for share in shares}
+        self._line = [member for member in self._line if member.slot not in served]
+        self._line += [member for member, _ in parts]
         return rows, parts
 
-    def _backward(self, rows: RowTable, parts: Sequence[Part]) -> list[Failed]:
-        """Add the gradients and losses of a step to those of the batches they belong to."""
-        taken = [_take(member, share) for member, share in parts]
-        fresh = {member.slot for member, _ in parts if member.fresh}
-        failures: dict[int, Exception] = {}
-        if not self._replayed(rows, parts, taken, fresh):
-            images_MHWRC = stage_images(self._pictures, rows, taken, self.program.dtype)
-            masks = stage_masks(rows, taken, self.program.features, self.program.dtype)
-            forward = self.program.forward(rows, images_MHWRC, masks, training=True)
-            entries = [_entry(member, share) for member, share in parts]
-            found = gradient(forward.logits, rows, entries, self._loss_T)
-            self.program.add_gradients(rows, forward, found.logits, fresh)
-            failures = found.failures
+    def _train(self, rows: RowTable, parts: Sequence[Part]) -> tuple[list[Failed], list[Member]]:
+        """Do the passes of a step, and the updates of the batches that it completes.
+
+        Returns who failed, and whose piece is through.
+        """
+        through = [m for m, share in parts if m.piece is not None and m.piece.left == share.images]
+        complete = [member for member in through if member.piece is not None and member.piece.ends_batch]
+        failed: list[Failed] = []
+        if not self._replayed(rows, parts, complete):
+            failed = self._backward(rows, parts)
+            lost = {failure.member.slot for failure in failed}
+            through = [member for member in through if member.slot not in lost]
+            self._update([member for member in complete if member.slot not in lost])
         for member, share in parts:
             if member.piece is not None:
                 member.piece.taken += share.images
             member.fresh = False
-        return [Failed(parts[position][0], error) for position, error in failures.items()]
+        return failed, through
 
-    def _replayed(
-        self, rows: RowTable, parts: Sequence[Part], taken: Sequence[Taken], fresh: Collection[int]
-    ) -> bool:
-        """Do the passes of a step as recorded work, if that can be."""
+    def _replayed(self, rows: RowTable, parts: Sequence[Part], complete: Sequence[Member]) -> bool:
+        """Do a step as recorded work, if that can be."""
         if self._recorded is None or not self._recorded.takes(rows, parts):
             return False
         try:
-            self._recorded.backward(rows, parts, taken, fresh)
+            self._recorded.step(rows, parts, complete)
         except RecordingError as error:
             self._record_no_more(error)
             return False
         return True
+
+    def _backward(self, rows: RowTable, parts: Sequence[Part]) -> list[Failed]:
+        """Add the gradients and losses of a step to those of the batches they belong to."""
+        fresh = {member.slot for member, _ in parts if member.fresh}
+        taken = [_take(member, share) for member, share in parts]
+        images_MHWRC = stage_images(self._pictures, rows, taken, self.program.dtype)
+        masks = stage_masks(rows, taken, self.program.features, self.program.dtype)
+        forward = self.program.forward(rows, images_MHWRC, masks, training=True)
+        entries = [_entry(member, share) for member, share in parts]
+        found = gradient(forward.logits, rows, entries, self._loss_T)
+        self.program.add_gradients(rows, forward, found.logits, fresh)
+        return [Failed(parts[position][0], error) for position, error in found.failures.items()]
 
     def _record_no_more(self, error: RecordingError) -> None:
         self.why_unrecorded = str(error)
@@ -259,26 +269,29 @@ class Pool:
         logger.warning("steps are not recorded, and take longer: %s", error)
 
     def _update(self, members: Sequence[Member]) -> None:
-        """The optimizer's step of trials whose batch is complete."""
+        """The optimizer's step of trials whose batch is complete, after passes that were not replayed."""
+        apart = list(members)
+        if self._recorded is not None:
+            together = [member for member in members if not self._recorded.refuses(member)]
+            try:
+                self._recorded.update(together)
+            except RecordingError as error:
+                self._record_no_more(error)
+            else:
+                apart = [member for member in members if self._recorded.refuses(member)]
         kinds: dict[Update, list[Member]] = {}
-        for member in members:
+        for member in apart:
             kinds.setdefault(member.update, []).append(member)
         for update, users in kinds.items():
-            apart = [member for member in users if self._recorded is None or refused(member)]
-            together = [member for member in users if member not in apart]
-            if together and self._recorded:
-                try:
-                    self._recorded.update(update, together)
-                except RecordingError as error:
-                    self._record_no_more(error)
-                    apart = users
-            if apart:
-                self._step_kind(update, apart)
-        for member in members:
-            assert member.piece is not None, "its batch was trained on"
-            member.sums.steps += 1
-            member.sums.images += member.piece.batch
-            member.fresh = True
+            self._step_kind(update, users)
+
+    @staticmethod
+    def _count(member: Member) -> None:
+        """A step of a trial was taken."""
+        assert member.piece is not None, "its batch was trained on"
+        member.sums.steps += 1
+        member.sums.images += member.piece.batch
+        member.fresh = True
 
     def _step_kind(self, update: Update, members: Sequence[Member]) -> None:
         """A step of trials with the same kind of optimizer, operation by operation."""
@@ -292,7 +305,8 @@ class Pool:
             weights_P = state.weights_TP[member.slot, : state.layout.weights]
             decay(member.config.regulariser, member.config.strength, [weights_P], member.learning_rate)
         stack = Rows(state.weights_TP, state.gradient_TP, state.first_TP, state.second_TP)
-        numbers = [member.numbers() for member in members]
+        mine = slice(PENALTY_NUMBERS, PENALTY_NUMBERS + update.hyper)
+        numbers = [member.numbers()[mine].tolist() for member in members]
         step_slots(update, stack, slots, numbers, state.layout.weights)
         self._loss_T.index_fill_(0, slots_S, 0.0)
 
@@ -335,18 +349,19 @@ def _take(member: Member, share: Share) -> Taken:
     """The next images of a trial's piece."""
     piece = member.piece
     assert piece is not None, "a trial between two epochs has no share"
-    part = slice(piece.taken, piece.taken + share.images)
+    first = piece.first + piece.taken
     return Taken(
         share,
-        piece.indices[part],
+        member.feed.indices(first, share.images),
         member.data.mean,
         member.data.std,
-        None if piece.augmented is None else piece.augmented[part],
-        [None if kept is None else kept[part] for kept in piece.kept],
+        member.feed.augmented(first, share.images),
+        member.feed.masks(first, share.images),
     )
 
 
 def _entry(member: Member, share: Share) -> Entry:
     piece = member.piece
     assert piece is not None, "a trial between two epochs has no share"
-    return Entry(share, member.loss, piece.labels[piece.taken : piece.taken + share.images], piece.batch)
+    labels_B = member.feed.labels(piece.first + piece.taken, share.images)
+    return Entry(share, member.loss, labels_B, piece.batch)

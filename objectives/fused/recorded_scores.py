@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from objectives.devices import moved
+from objectives.devices import moved, sent_to
 from objectives.fused.member import Member
 from objectives.fused.program import Program
 from objectives.fused.rows import ROW_NUMBERS, RowTable
@@ -68,14 +69,10 @@ class RecordedScores:
         if rows.rows not in self._passes:
             self._passes[rows.rows] = self._record(rows.rows)
         found = self._passes[rows.rows]
-        first = [0] * rows.rows
-        for share in rows.shares:
-            start = done[share.slot]
-            first[share.first : share.first + share.rows] = range(
-                start, start + share.rows * self._per_row, self._per_row
-            )
-        table = torch.tensor([*rows.numbers(), first])
-        found.numbers.copy_(moved(table, self._program.device), non_blocking=True)
+        used, first = rows.used_rows, np.zeros(rows.rows, dtype=np.int64)
+        starts = np.array([done[share.slot] for share in rows.shares], dtype=np.int64)
+        first[used.rows] = starts[used.shares] + used.within * self._per_row
+        sent_to(found.numbers, torch.from_numpy(np.vstack([rows.numbers(), first])))
         found.recording.replay()
         (logits_NK,) = found.recording.results
         return logits_NK.clone()
@@ -83,8 +80,8 @@ class RecordedScores:
     def _record(self, rows: int) -> _Pass:
         program = self._program
         idle = RowTable((), rows, self._per_row, program.state.idle, program.device)
-        blank = torch.tensor([*idle.numbers(), [0] * rows])
-        numbers = moved(blank, program.device)
+        blank = np.vstack([idle.numbers(), np.zeros(rows, dtype=np.int64)])
+        numbers = moved(torch.from_numpy(blank), program.device)
         return _Pass(numbers, self._recorder(lambda: (self._pass(numbers),)))
 
     def _pass(self, numbers: Tensor) -> Tensor:

@@ -12,9 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import chain
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from objectives.devices import moved
@@ -27,9 +31,10 @@ that a trial's numbers are the same to the bit whether it has neighbours or not.
 ROW_NUMBERS = 5
 """Of each row, see `RowTable.numbers`."""
 
+Whole: TypeAlias = NDArray[np.int64]
 
-@dataclass(frozen=True, slots=True)
-class Want:
+
+class Want(NamedTuple):
     """What a slot could do next."""
 
     slot: int
@@ -39,14 +44,24 @@ class Want:
     """Whether these images must go through the model in one step (batch statistics)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """A slot's part of a step: `images` of them, from row `first` on."""
 
     slot: int
     first: int
     rows: int
     images: int
+
+
+class Spread(NamedTuple):
+    """The rows of some shares, one share after the other."""
+
+    rows: Whole
+    """Their places in the step."""
+    shares: Whole
+    """The place of each one's share among the shares."""
+    within: Whole
+    """Its place in its share."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +81,35 @@ class RowTable:
     turns: int = 0
     """Then no share has more rows."""
 
+    @cached_property
+    def columns(self) -> Whole:
+        """Slots, first rows, rows and images of shares, 4 × as many."""
+        flat = np.fromiter(chain.from_iterable(self.shares), np.int64, 4 * len(self.shares))
+        return flat.reshape(-1, 4).T
+
+    @cached_property
+    def used_rows(self) -> Spread:
+        """Those that belong to a share."""
+        _, firsts, rows, _ = self.columns
+        shares = np.repeat(np.arange(len(rows)), rows)
+        within = np.arange(len(shares)) - (np.cumsum(rows) - rows)[shares]
+        return Spread(firsts[shares] + within, shares, within)
+
     @property
     def used(self) -> int:
         """Rows that belong to a slot."""
         return sum(share.rows for share in self.shares)
 
-    def numbers(self) -> list[list[int]]:
+    def numbers(self) -> Whole:
         """What the host knows of the rows, 5 × R: the slot of each, the first row of its share, the rows of
         its share, the images that count in it, and the images of its share (1 for idle rows, as a divisor).
         """
-        found = [[self.idle] * self.rows, list(range(self.rows)), [1] * self.rows, [0] * self.rows]
-        found.append([1] * self.rows)
-        for share in self.shares:
-            end = share.first + share.rows
-            of_share = (share.slot, share.first, share.rows, self.per_row, share.images)
-            for numbers, number in zip(found, of_share, strict=True):
-                numbers[share.first : end] = [number] * share.rows
-            found[3][end - 1] = share.images - (share.rows - 1) * self.per_row
+        found: Whole = np.empty((ROW_NUMBERS, self.rows), dtype=np.int64)
+        found[0], found[1], found[2], found[3], found[4] = self.idle, np.arange(self.rows), 1, 0, 1
+        (slots, firsts, rows, images), used = self.columns, self.used_rows
+        found[0, used.rows], found[1, used.rows] = slots[used.shares], firsts[used.shares]
+        found[2, used.rows], found[4, used.rows] = rows[used.shares], images[used.shares]
+        found[3, used.rows] = np.minimum(images[used.shares] - used.within * self.per_row, self.per_row)
         return found
 
     @cached_property
@@ -90,8 +117,7 @@ class RowTable:
         """`numbers` on the device: those that were given, where somebody keeps them there."""
         if self.given is not None:
             return self.given
-        flat = [number for numbers in self.numbers() for number in numbers]
-        return sent(flat, self.device).view(ROW_NUMBERS, self.rows)
+        return moved(torch.from_numpy(self.numbers()), self.device)
 
     @property
     def slots(self) -> Tensor:
@@ -142,6 +168,7 @@ def sent(numbers: Sequence[int], device: torch.device) -> Tensor:
     return moved(torch.tensor(numbers, dtype=torch.long), device)
 
 
+@lru_cache(maxsize=64)
 def buckets(capacity: int) -> tuple[int, ...]:
     """The numbers of rows that steps may have: 2, 3, 4, 6, 8, 12 … up to `capacity`, which is one of them."""
     sizes = {capacity}
@@ -162,17 +189,19 @@ def pack(wants: Sequence[Want], capacity: int, per_row: int, most_rows: int | No
     """
     shares: list[Share] = []
     free = capacity
-    for want in wants:
-        needed = -(-want.images // per_row)
-        if needed > free and want.whole:
+    for slot, images, whole in wants:
+        rows = -(-images // per_row)
+        if whole and rows > free:
             if not shares:
-                return [Share(want.slot, 0, needed, want.images)]
+                return [Share(slot, 0, rows, images)]
             continue
-        rows = min(needed, free if want.whole or most_rows is None else min(free, most_rows))
+        if not whole:
+            rows = min(rows, free, most_rows or free)
         if rows:
-            images = min(want.images, rows * per_row)
-            shares.append(Share(want.slot, capacity - free, rows, images))
+            shares.append(Share(slot, capacity - free, rows, min(images, rows * per_row)))
             free -= rows
+        if not free:
+            break
     return shares
 
 

@@ -45,7 +45,7 @@ def stage_images(images_ACHW: Tensor, rows: RowTable, taken: Sequence[Taken], dt
     x_MHWRC = normalised(images_ACHW.index_select(0, index_N), mean_RC, std_RC, dtype)
     for part in taken:
         if part.augmented is not None:
-            place_images(x_MHWRC, rows, part.share, part.augmented)
+            _place_images(x_MHWRC, rows, part.share, part.augmented)
     return x_MHWRC
 
 
@@ -54,6 +54,16 @@ def normalised(images_NCHW: Tensor, mean_RC: Tensor, std_RC: Tensor, dtype: torc
     pixels_MHWRC = _by_row(images_NCHW, len(mean_RC))
     x_MHWRC = pixels_MHWRC.to(torch.float32, memory_format=torch.contiguous_format)
     return x_MHWRC.sub_(mean_RC).div_(std_RC).to(dtype)
+
+
+def each_apart(x_MHWRC: Tensor) -> Tensor:
+    """A step's images, row after row, as NCHW."""
+    return x_MHWRC.permute(3, 0, 4, 1, 2).flatten(0, 1)
+
+
+def by_row(images_NCHW: Tensor, rows: int) -> Tensor:
+    """The same back again, as MHWRC."""
+    return _by_row(images_NCHW, rows).contiguous()
 
 
 def stage_masks(
@@ -74,7 +84,7 @@ def stage_masks(
     return masks
 
 
-def place_images(x_MHWRC: Tensor, rows: RowTable, share: Share, images_BCHW: Tensor) -> None:
+def _place_images(x_MHWRC: Tensor, rows: RowTable, share: Share, images_BCHW: Tensor) -> None:
     """Overwrite a share's images, and what is left of its last row with zeros."""
     mine = slice(share.first, share.first + share.rows)
     padded_BCHW = images_BCHW.new_zeros((share.rows * rows.per_row, *images_BCHW.shape[1:]))

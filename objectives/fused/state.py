@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from objectives.devices import sent_to
 from objectives.fused.layout import Layout
 from objectives.fused.rows import RowTable, sent
 
@@ -79,12 +80,12 @@ class SlotState:
 
     def admit(self, slot: int, row: Row) -> None:
         """Write a trial's numbers into a slot."""
-        self.weights_TP[slot].copy_(row.weights)
-        self.first_TP[slot].copy_(row.first)
-        self.second_TP[slot].copy_(row.second)
+        sent_to(self.weights_TP[slot], row.weights)
+        sent_to(self.first_TP[slot], row.first)
+        sent_to(self.second_TP[slot], row.second)
         self.gradient_TP[slot].zero_()
         for name, values in row.buffers.items():
-            self.buffers[name][slot].copy_(values)
+            sent_to(self.buffers[name][slot], values)
 
     def takes(self, row: Row) -> bool:
         """Whether a row has what `admit` writes, in the same shapes and kinds."""

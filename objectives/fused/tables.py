@@ -1,34 +1,32 @@
 """What a recorded step reads: tensors that stay where they are, written before each replay.
 
-Shapes: T slots, R rows, M images of a row, S slots of a table, A images there are, C channels, K classes, F
-features, H numbers of an optimizer's step, N = R·M images of a step.
+Shapes: T slots, R rows, M images of a row, S slots of a table, A images there are, C channels, K classes, L
+dropout layers, H numbers of an optimizer's step, N = R·M images of a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from objectives.devices import moved
+from objectives.devices import sent_to
 from objectives.fused.member import Member
-from objectives.fused.rows import ROW_NUMBERS, RowTable, Share, buckets
-
-PENALTY_NUMBERS = 3
-"""λ₁, λ₂ and what a decay multiplies weights by."""
-
-HARMLESS = 1.0
-"""Every number of a step of the idle slot, whose zeros then stay zeros whatever its optimizer is."""
 
 
 class TrialTables:
     """What a step needs to know of the trial in each slot; the idle slot's is harmless."""
 
     def __init__(
-        self, order_TA: Tensor, channels: int, labels_A: Tensor, classes: int, dtype: torch.dtype
+        self,
+        order_TA: Tensor,
+        labels_A: Tensor,
+        *,
+        channels: int,
+        classes: int,
+        dropouts: int,
+        dtype: torch.dtype,
     ) -> None:
         device, slots = order_TA.device, len(order_TA) - 1
         self.order_TA = order_TA
@@ -40,6 +38,14 @@ class TrialTables:
         """Place of its loss among `losses`."""
         self.losses: dict[str, dict[str, Tensor]] = {}
         """Name → option → T, in the order in which trials brought them."""
+        self.key_T2 = torch.zeros((slots + 1, 2), dtype=torch.long, device=device)
+        """What all chance of each trial's epoch comes from, see `objectives.chance`."""
+        self.amounts: dict[str, Tensor] = {}
+        """Augmentation → T, float64; those that trials have brought."""
+        self.shares_TL = torch.zeros((slots + 1, dropouts), dtype=torch.float64, device=device)
+        """Of each dropout layer."""
+        self.drops = False
+        """Whether a trial has been here that drops anything."""
         self.labels_A = labels_A
         self._dtype = dtype
 
@@ -59,143 +65,25 @@ class TrialTables:
         self.loss_T[slot].fill_(list(self.losses).index(name))
         for option, value in options.items():
             self.losses[name][option][slot].fill_(value)
+        self._admit_chance(member)
+
+    def _admit_chance(self, member: Member) -> None:
+        slot, amounts = member.slot, {name: float(a) for name, a in member.config.augment.items() if a}
+        for name in amounts.keys() - self.amounts.keys():
+            self.amounts[name] = torch.zeros(len(self.key_T2), dtype=torch.float64, device=self.key_T2.device)
+        for name, amount_T in self.amounts.items():
+            amount_T[slot].fill_(amounts.get(name, 0.0))
+        for layer, share in enumerate(member.feed.dropping.shares):
+            self.shares_TL[slot, layer].fill_(share)
+            self.drops = self.drops or share > 0
+
+    @property
+    def kinds(self) -> tuple[object, ...]:
+        """What steps have to be able to do for the trials that have been here: it only grows."""
+        return len(self.losses), len(self.amounts), self.drops
 
     def begin(self, member: Member) -> None:
         """A trial starts an epoch."""
         order = member.feed.order
         self.order_TA[member.slot, : len(order)].copy_(order)
-
-
-@dataclass(frozen=True)
-class StepTable:
-    """The shares of a step of R rows, of which no trial has more than `turns`."""
-
-    rows: int
-    per_row: int
-    turns: int
-    idle: int
-    device: torch.device
-
-    @cached_property
-    def numbers(self) -> Tensor:
-        """All of it, one after the other, so that it goes to the device in one go."""
-        return torch.zeros(sum(self._sizes), dtype=torch.long, device=self.device)
-
-    @property
-    def _sizes(self) -> tuple[int, ...]:
-        # Rows first. Then who begins a batch; then, for each turn, slots and their rows: of R rows no more
-        # than R/k slots have k.
-        per_turn = [self.rows // (turn + 1) for turn in range(self.turns)]
-        return ((ROW_NUMBERS + 2) * self.rows, self.rows, *(size for size in per_turn for _ in range(2)))
-
-    @cached_property
-    def _parts(self) -> tuple[Tensor, ...]:
-        return torch.split(self.numbers, list(self._sizes))
-
-    def row_table(self) -> RowTable:
-        """As layers take it; a new one for every pass, since it keeps what it computes."""
-        given = self._of_rows[:ROW_NUMBERS]
-        return RowTable((), self.rows, self.per_row, self.idle, self.device, given, self.turns)
-
-    @property
-    def _of_rows(self) -> Tensor:
-        return self._parts[0].view(-1, self.rows)
-
-    @property
-    def firsts(self) -> Tensor:
-        """Place of the first image of each row in its trial's epoch, R."""
-        return self._of_rows[ROW_NUMBERS]
-
-    @property
-    def batches(self) -> Tensor:
-        """Images of the batch that each row belongs to, R; 1 for idle rows."""
-        return self._of_rows[ROW_NUMBERS + 1]
-
-    @property
-    def fresh(self) -> Tensor:
-        """Which slots of the first turn begin a batch, S."""
-        return self._parts[1] > 0
-
-    def turn(self, number: int) -> tuple[Tensor, Tensor]:
-        """Slots that have another row, and that row; the idle slot where there are no more."""
-        return self._parts[2 + 2 * number], self._parts[3 + 2 * number]
-
-    def write(self, shares: Sequence[tuple[Member, Share]], fresh: Collection[int]) -> None:
-        """What the next replay is to do; `fresh` slots begin a batch."""
-        known = RowTable(tuple(share for _, share in shares), self.rows, self.per_row, self.idle, self.device)
-        flat = [number for numbers in known.numbers() for number in numbers]
-        first, batch = [0] * self.rows, [1] * self.rows
-        for member, share in shares:
-            piece = member.piece
-            assert piece is not None, "a trial between two epochs has no share"
-            start = piece.first + piece.taken
-            for row in range(share.rows):
-                first[share.first + row] = start + row * self.per_row
-                batch[share.first + row] = piece.batch
-        by_size = sorted((share for _, share in shares), key=lambda share: -share.rows)
-        flat += first + batch + _filled([int(share.slot in fresh) for share in by_size], self.rows, 0)
-        for turn in range(self.turns):
-            mine = [share for share in by_size if share.rows > turn]
-            size = self.rows // (turn + 1)
-            flat += _filled([share.slot for share in mine], size, self.idle)
-            flat += _filled([share.first + turn for share in mine], size, 0)
-        self.numbers.copy_(moved(torch.tensor(flat), self.device), non_blocking=True)
-
-    def clear(self) -> None:
-        """All rows idle: a step of it changes nothing."""
-        self.write((), ())
-
-
-@dataclass(frozen=True)
-class UpdateTable:
-    """The slots that take a step by the same kind of optimizer: S of them, or fewer."""
-
-    size: int
-    """S."""
-    hyper: int
-    """H."""
-    idle: int
-    device: torch.device
-    dtype: torch.dtype
-
-    @cached_property
-    def whole(self) -> Tensor:
-        """Slots, and images of the batches that their steps are for, 2 × S."""
-        return torch.zeros((2, self.size), dtype=torch.long, device=self.device)
-
-    @cached_property
-    def numbers(self) -> Tensor:
-        """Those of the optimizer's steps, then those of penalties, (H + `PENALTY_NUMBERS`) × S."""
-        return torch.zeros((self.hyper + PENALTY_NUMBERS, self.size), dtype=self.dtype, device=self.device)
-
-    @property
-    def slots(self) -> Tensor:
-        return self.whole[0]
-
-    @property
-    def images(self) -> Tensor:
-        return self.whole[1]
-
-    def write(
-        self, slots: Sequence[int], images: Sequence[int], numbers: Sequence[tuple[float, ...]]
-    ) -> None:
-        """What the next replay is to do; nothing if it is for no slot."""
-        left = self.size - len(slots)
-        whole = [*slots, *[self.idle] * left, *images, *[0] * left]
-        self.whole.copy_(moved(torch.tensor(whole).view(2, -1), self.device), non_blocking=True)
-        idle = (HARMLESS,) * self.hyper + (0.0, 0.0, 1.0)
-        table_SH = torch.tensor([*numbers, *[idle] * left], dtype=torch.float64)
-        self.numbers.copy_(moved(table_SH.T.to(self.dtype).contiguous(), self.device), non_blocking=True)
-
-    def clear(self) -> None:
-        """No slot: a step of it changes nothing."""
-        self.write((), (), ())
-
-
-def bucket(count: int, most: int) -> int:
-    """The smallest size of tables that holds so many."""
-    return next(size for size in buckets(max(most, count, 2)) if size >= count)
-
-
-def _filled(numbers: list[int], size: int, by: int) -> list[int]:
-    return numbers + [by] * (size - len(numbers))
+        sent_to(self.key_T2[member.slot], torch.tensor(member.feed.chance.key))

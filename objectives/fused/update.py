@@ -11,12 +11,13 @@ another optimizer, or take no step, are not touched: nothing is multiplied by a 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from objectives.base import Choice
@@ -35,17 +36,20 @@ class Rows:
     second: Tensor
 
 
-Numbers: TypeAlias = Callable[[Mapping[str, float], float, int], tuple[float, ...]]
-"""(options, learning rate, number of this step from 1) → the H numbers of a step."""
+Many: TypeAlias = NDArray[np.float64]
+"""One number for each of some steps."""
+
+Numbers: TypeAlias = Callable[[Mapping[str, float], Many, Many], Sequence[float | Many]]
+"""(options, learning rates, numbers of these steps from 1) → the H numbers of steps."""
 
 Apply: TypeAlias = Callable[..., None]
 """(rows, decayed, *numbers): one step. `decayed` are the parameters at the start of a row that count as
 weights; every number is S1."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Update:
-    """An entry of `UPDATES`."""
+    """An entry of `UPDATES`; the same object is the same kind."""
 
     numbers: Numbers
     apply: Apply
@@ -55,6 +59,11 @@ class Update:
     """Likewise for `Rows.second`."""
     counts: bool = False
     """Whether `torch.optim` keeps the number of steps."""
+
+    @property
+    def hyper(self) -> int:
+        """H."""
+        return HYPER[self]
 
 
 def _sgd(rows: Rows, _: int, lr: Tensor) -> None:
@@ -94,34 +103,36 @@ def _adamw(rows: Rows, decayed: int, shrink: Tensor, *numbers: Tensor) -> None:
     _adam(rows, decayed, *numbers)
 
 
-def _adam_numbers(o: Mapping[str, float], lr: float, step: int) -> tuple[float, ...]:
+def _adam_numbers(o: Mapping[str, float], lr: Many, step: Many) -> Sequence[float | Many]:
     correction1, correction2 = 1 - o["beta1"] ** step, 1 - o["beta2"] ** step
-    return lr / correction1, 1 - o["beta1"], o["beta2"], 1 - o["beta2"], math.sqrt(correction2), o["epsilon"]
+    return lr / correction1, 1 - o["beta1"], o["beta2"], 1 - o["beta2"], np.sqrt(correction2), o["epsilon"]
 
 
-def _adamw_numbers(o: Mapping[str, float], lr: float, step: int) -> tuple[float, ...]:
+def _adamw_numbers(o: Mapping[str, float], lr: Many, step: Many) -> Sequence[float | Many]:
     return 1 - lr * o["weight_decay"], *_adam_numbers(o, lr, step)
 
 
-def _plain_numbers(_: Mapping[str, float], lr: float, __: int) -> tuple[float, ...]:
+def _plain_numbers(_: Mapping[str, float], lr: Many, __: Many) -> Sequence[float | Many]:
     return (lr,)
 
 
-def _momentum_numbers(o: Mapping[str, float], lr: float, _: int) -> tuple[float, ...]:
+def _momentum_numbers(o: Mapping[str, float], lr: Many, _: Many) -> Sequence[float | Many]:
     return lr, o["momentum"]
 
 
-def _adagrad_numbers(o: Mapping[str, float], lr: float, _: int) -> tuple[float, ...]:
+def _adagrad_numbers(o: Mapping[str, float], lr: Many, _: Many) -> Sequence[float | Many]:
     return lr, o["epsilon"]
 
 
-def _rmsprop_numbers(o: Mapping[str, float], lr: float, _: int) -> tuple[float, ...]:
+def _rmsprop_numbers(o: Mapping[str, float], lr: Many, _: Many) -> Sequence[float | Many]:
     return lr, o["decay"], 1 - o["decay"], o["epsilon"]
 
 
+PLAIN = Update(_plain_numbers, _sgd)
+
 UPDATES: Mapping[str, Update] = {
-    "gradient_descent": Update(_plain_numbers, _sgd),
-    "sgd": Update(_plain_numbers, _sgd),
+    "gradient_descent": PLAIN,
+    "sgd": PLAIN,
     "momentum": Update(_momentum_numbers, _momentum, first="momentum_buffer"),
     "nesterov": Update(_momentum_numbers, _nesterov, first="momentum_buffer"),
     "adagrad": Update(_adagrad_numbers, _adagrad, second="sum", counts=True),
@@ -139,11 +150,20 @@ def optimizer_options(choice: Choice) -> dict[str, float]:
     return {name: float(value) for name, value in {**defaults, **choice.options}.items()}
 
 
+HYPER: Mapping[Update, int] = {
+    update: len(update.numbers(optimizer_options(Choice(name)), np.ones(1), np.ones(1)))
+    for name, update in UPDATES.items()
+}
+
+MOST_NUMBERS = max(HYPER.values())
+"""H of the kind that has most."""
+
+
 def step_slots(
     update: Update,
     stack: Rows,
     slots: Sequence[int],
-    numbers_SH: Sequence[tuple[float, ...]],
+    numbers_SH: Sequence[Sequence[float]],
     decayed: int,
     *,
     together: bool | None = None,

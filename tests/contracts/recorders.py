@@ -10,7 +10,7 @@ not known before.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -126,18 +126,34 @@ ASKING = frozenset({"tolist", "item", "cpu", "numpy", "__bool__", "__float__", "
 """Methods by which the host asks for what a tensor holds; on a CPU some of them are no operation."""
 
 
-class Waits(TorchFunctionMode):
+class BothModes(TorchFunctionMode):
+    """Watches torch's functions, and with another mode the operations that they are made of."""
+
+    def __init__(self, operations: TorchDispatchMode) -> None:
+        super().__init__()
+        self._operations = operations
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._operations.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._operations.__exit__(*raised)
+        super().__exit__(*raised)
+
+
+class Waits(BothModes):
     """Notes what the host would wait for in the block, if tensors were on a GPU.
 
     `beside`: tensors that are on the host there too. What has come by `Arriving` is there.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, beside: Sequence[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__(_Operations(self))
         self.seen: list[str] = []
         self._here = {_place(tensor) for tensor in beside}
         self._kept: list[Tensor] = []
-        self._operations = _Operations(self)
         here = Arriving.here
 
         def noted(arriving: Arriving) -> Tensor:
@@ -146,15 +162,6 @@ class Waits(TorchFunctionMode):
             return self._kept[-1]
 
         monkeypatch.setattr(Arriving, "here", noted)
-
-    def __enter__(self) -> Waits:
-        super().__enter__()
-        self._operations.__enter__()
-        return self
-
-    def __exit__(self, *raised: Any) -> None:
-        self._operations.__exit__(*raised)
-        super().__exit__(*raised)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None

@@ -10,16 +10,19 @@ import torch
 from torch import nn
 
 from objectives.base import Choice, Scalar, TrialError
+from objectives.chance import Epoch
+from objectives.devices import seeded
 from objectives.models import (
     ACTIVATIONS,
     MODELS,
     Dropout,
+    EpochMasks,
     InputShape,
     build,
     cnn,
     has_batch_statistics,
     resnet,
-    set_dropout_generator,
+    set_masks,
 )
 from objectives.registry import options
 
@@ -180,21 +183,59 @@ def test_building_leaves_the_processes_random_numbers_alone() -> None:
 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     layer = Dropout(0.25)
-    layer.generator = torch.Generator().manual_seed(1)
+    set_masks(layer, masks(100).next)
     out = layer(torch.ones(100, 1000))
     assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
     assert (out == 0).float().mean().item() == pytest.approx(0.25, abs=0.005)
 
 
-def test_dropout_draws_from_its_generator_alone() -> None:
+def masks(images: int, first: int = 0) -> EpochMasks:
+    """Of a pass of images of one trial's second epoch."""
+    found = EpochMasks(Epoch(7, 2, 100, torch.device("cpu")))
+    found.begin(first, images)
+    return found
+
+
+def test_dropout_takes_its_masks_and_nothing_of_the_process() -> None:
     model = nn.Sequential(Dropout(0.5), nn.Sequential(Dropout(0.5)))
-    masks = []
+    found = []
     for process_seed in (1, 2):
         torch.manual_seed(process_seed)
-        set_dropout_generator(model, torch.Generator().manual_seed(7))
-        masks.append(model(torch.ones(8, 8)))
-    assert torch.equal(masks[0], masks[1])
-    assert not torch.equal(model(torch.ones(8, 8)), masks[0])
+        before = torch.get_rng_state()
+        set_masks(model, masks(8).next)
+        found.append(model(torch.ones(8, 8)))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*found)
+    assert not torch.equal(model(torch.ones(8, 8)), found[0]), "the third and fourth of one pass"
+    assert 0 < (found[0] > 0).float().mean() < 0.5, "two masks, not one twice"
+
+
+def test_dropout_of_an_image_does_not_depend_on_how_a_batch_is_cut() -> None:
+    model = nn.Sequential(Dropout(0.5), Dropout(0.0), Dropout(0.2))
+    set_masks(model, masks(30).next)
+    whole = model(torch.ones(30, 3, 4))
+    for first, last in ((0, 1), (1, 20), (20, 30)):
+        set_masks(model, masks(last - first, first).next)
+        assert torch.equal(model(torch.ones(last - first, 3, 4)), whole[first:last])
+
+
+def test_dropout_of_what_is_no_batch_of_images_is_drawn_too() -> None:
+    """A user's model may have put images and places into one axis."""
+    layer = Dropout(0.5)
+    set_masks(layer, masks(4).next)
+    out = layer(torch.ones(4 * 9, 40))
+    assert len({tuple(row) for row in out.tolist()}) == 4 * 9
+    set_masks(layer, masks(4, first=4).next)
+    assert not torch.equal(layer(torch.ones(4 * 9, 40)), out)
+
+
+def test_dropout_by_itself_draws_from_the_process() -> None:
+    layer = Dropout(0.5)
+    with seeded(3):
+        first = layer(torch.ones(8, 8))
+    with seeded(3):
+        assert torch.equal(layer(torch.ones(8, 8)), first)
+    assert (first == 0).any()
 
 
 def test_dropout_does_nothing_when_scoring_or_off() -> None:

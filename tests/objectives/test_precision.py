@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from objectives.base import Choice, Engine, EpochEnd, EpochReport, ObjectiveError, Precision, Task, TrialStart
+from objectives.chance import Epoch
 from objectives.devices import reproducible
 from objectives.fused import FusedEngine
-from objectives.models import Dropout
+from objectives.models import Dropout, EpochMasks
 from objectives.precision import activations, computing, resolve_precision
 from objectives.trainer import PlainEngine, score_on_test
 from objectives.training import Training
@@ -122,7 +123,9 @@ def test_dropout_draws_the_same_in_every_precision() -> None:
     drawn = []
     for dtype in (torch.float32, torch.bfloat16):
         dropout = Dropout(0.3).train()
-        dropout.generator = torch.Generator().manual_seed(1)
+        masks = EpochMasks(Epoch(1, 1, 64, CPU))
+        masks.begin(0, 64)
+        dropout.masks = masks.next
         drawn.append(dropout(torch.ones(64, 8, dtype=dtype)))
     assert drawn[1].dtype == torch.bfloat16
     assert torch.equal(drawn[0].bfloat16(), drawn[1])

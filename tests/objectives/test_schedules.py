@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
 from objectives.base import Choice, Scalar
-from objectives.schedules import SCHEDULES, factor_at
+from objectives.schedules import SCHEDULES, factor_at, factors_of
 
 EVERY = pytest.mark.parametrize("name", SCHEDULES)
 
@@ -36,6 +36,22 @@ def test_factors_lie_between_zero_and_one(
     for factor in factors(name, steps_per_epoch, epochs, warmup=warmup):
         assert isinstance(factor, float)
         assert 0 < factor <= 1
+
+
+@given(
+    name=st.sampled_from(sorted(SCHEDULES)),
+    steps_per_epoch=st.integers(1, 50),
+    epochs=st.integers(1, 6),
+    warmup=st.floats(0, 8),
+)
+def test_an_epoch_at_once_is_its_steps_one_by_one(
+    name: str, steps_per_epoch: int, epochs: int, warmup: float
+) -> None:
+    choice = Choice(name, {"warmup": warmup})
+    found = [factors_of(choice, epoch, steps_per_epoch, epochs) for epoch in range(epochs)]
+    assert all(len(factors_S) == steps_per_epoch for factors_S in found)
+    expected = factors(name, steps_per_epoch, epochs, warmup=warmup)
+    assert [f for factors_S in found for f in factors_S.tolist()] == pytest.approx(expected, rel=1e-14)
 
 
 @EVERY

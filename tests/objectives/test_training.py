@@ -15,13 +15,13 @@ from objectives.base import (
     Task,
     TrialConfig,
     TrialError,
-    derive_seed,
 )
+from objectives.chance import Epoch
 from objectives.datasets import load
 from objectives.devices import reproducible
 from objectives.losses import LOSSES
 from objectives.metrics import worst_metrics
-from objectives.models import MODELS, Dropout
+from objectives.models import MODELS
 from objectives.optimizers import OPTIMIZERS
 from objectives.regularisers import REGULARISERS
 from objectives.schedules import SCHEDULES
@@ -84,12 +84,15 @@ def test_an_epoch_takes_every_training_image_once_partial_batch_included() -> No
     data = load(TASK.data, 5, CPU)
     training = Training(GOOD, 1, data)
     assert [step.images for step in training.steps(1)] == [48, 48, 48, 16]
-    chosen = torch.sort(torch.cat([labels for _, pieces in batches(training) for _, labels in pieces])).values
+    chosen = torch.sort(
+        torch.cat([labels for _, pieces in batches(training) for *_, labels in pieces])
+    ).values
     assert torch.equal(chosen, torch.sort(data.labels[data.training_indices]).values)
 
 
 def batches(training: Training):
-    return training._batches(training.data.training_indices, torch.Generator())
+    order = training.data.training_indices
+    return training._batches(order, Epoch(1, 1, len(order), CPU))
 
 
 def test_epochs_have_orders_of_their_own() -> None:
@@ -122,7 +125,7 @@ def test_pieces_of_a_large_batch_add_up_to_its_gradient(monkeypatch: pytest.Monk
     whole = first_report(config)
     monkeypatch.setattr("objectives.training.FORWARD_IMAGES", 37)
     training = Training(config, 1, load(TASK.data, 5, CPU))
-    assert [len(labels) for _, pieces in batches(training) for _, labels in pieces] == [37, 37, 37, 37, 12]
+    assert [len(labels) for _, pieces in batches(training) for *_, labels in pieces] == [37, 37, 37, 37, 12]
     pieces = first_report(config)
     assert pieces.train_loss == pytest.approx(whole.train_loss, rel=1e-6)
     assert pieces.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-5)
@@ -132,12 +135,13 @@ def test_pieces_of_a_large_batch_add_up_to_its_gradient(monkeypatch: pytest.Monk
 def test_batch_statistics_keep_a_large_batch_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("objectives.training.FORWARD_IMAGES", 37)
     training = Training(dataclasses.replace(GOOD, batch_size=None), 1, load(TASK.data, 5, CPU))
-    assert [len(labels) for _, pieces in batches(training) for _, labels in pieces] == [160]
+    assert [len(labels) for _, pieces in batches(training) for *_, labels in pieces] == [160]
 
 
 def test_gathering_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     together = first_report(GOOD)
-    monkeypatch.setattr("objectives.training.GATHERED_ELEMENTS", 1)
+    for name in ("GATHERED_ELEMENTS", "AUGMENTED_ELEMENTS"):
+        monkeypatch.setattr(f"objectives.training.{name}", 1)
     assert first_report(GOOD) == together
 
 
@@ -240,29 +244,35 @@ def test_the_learning_rate_follows_the_schedule() -> None:
     assert [report.learning_rate for report in reports] == pytest.approx([1e-2, 1e-3, 1e-4])
 
 
-def test_an_epochs_chance_is_a_function_of_seed_and_epoch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Which seeds go where is part of what other engines must reproduce."""
-    seeds: list[int] = []
-    monkeypatch.setattr(
-        "objectives.training.generator", lambda seed, device: seeds.append(seed) or torch.Generator()
-    )
+def test_an_epochs_chance_is_a_function_of_seed_and_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which chance goes where is part of what other engines must reproduce."""
+    asked: list[tuple[int, int, int]] = []
+
+    def noted(seed: int, epoch: int, images: int, device: torch.device) -> Epoch:
+        asked.append((seed, epoch, images))
+        return Epoch(seed, epoch, images, device)
+
+    monkeypatch.setattr("objectives.training.Epoch", noted)
     training = Training(GOOD, 1, load(TASK.data, 5, CPU))
-    for epoch in (1, 2):
+    for _ in range(2):
         training.train_epoch()
-        assert set(seeds[-2:]) == {derive_seed(1, "augment", epoch), derive_seed(1, "dropout", epoch)}
+    assert asked == [(1, 1, 160), (1, 2, 160)]
 
 
-def test_built_in_dropout_draws_from_the_epochs_generator() -> None:
-    training = Training(GOOD, 1, load(TASK.data, 5, CPU))
-    training.train_epoch()
-    (layer,) = [module for module in training.model.modules() if isinstance(module, Dropout)]
-    assert layer.generator is not None
-    assert layer.generator.initial_seed() == derive_seed(1, "dropout", 1)
-    assert not torch.equal(
-        layer.generator.get_state(), torch.Generator().manual_seed(derive_seed(1, "dropout", 1)).get_state()
+@pytest.mark.parametrize("images", [16, 37])
+def test_the_cut_of_a_batch_changes_no_images_and_no_masks(
+    images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch through the model in one go, or in pieces of any size."""
+    model = Choice("cnn", {"depth": 2, "width": 4, "dropout": 0.3})
+    config = dataclasses.replace(
+        GOOD, batch_size=None, optimizer=Choice("sgd"), augment={"rotation": 20.0, "crop": 1}, model=model
     )
+    whole = first_report(config)
+    monkeypatch.setattr("objectives.training.FORWARD_IMAGES", images)
+    cut = first_report(config)
+    assert cut.train_loss == pytest.approx(whole.train_loss, rel=1e-6)
+    assert cut.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-5)
 
 
 # Batch normalisation and a last batch of one image

@@ -183,24 +183,22 @@ def test_the_trainers_see_the_same_images_in_the_same_order() -> None:
     config = TrialConfig(batch_size=24, augment={"flip": 0.5, "crop": 1, "cutout": 2})
     start = TrialStart(trial_id=0, config=config, seed=3, split_seed=1)
     training = plain_training(start)
-    pool = fused_pool([start])
-    feed = pool.members[0].feed
+    feed = fused_pool([start]).members[0].feed
     feed.start(2)
-    chance = torch.Generator().manual_seed(feed._augmenting.initial_seed())
-    order = torch.cat([piece.indices for piece in iter(feed.next, None)])
-    feed.start(2)
-    batches = list(training._batches(order, chance))
+    batches = list(training._batches(feed.order, feed.chance))
     assert len(batches) == feed.steps_per_epoch
     for size, pieces in batches:
         piece = feed.next()
         assert piece is not None
         assert piece.batch == size
-        for images_BCHW, labels_B in pieces:
-            assert piece.augmented is not None
-            assert torch.equal(piece.augmented, images_BCHW)
-            assert torch.equal(piece.labels, labels_B)
+        for first, images_BCHW, labels_B in pieces:
+            assert first == piece.first
+            augmented_BCHW = feed.augmented(first, size)
+            assert augmented_BCHW is not None
+            assert torch.equal(augmented_BCHW, images_BCHW)
+            assert torch.equal(feed.labels(first, size), labels_B)
     assert feed.next() is None
-    assert sorted(order.tolist()) == data_of(1, torch.float32).training_indices.tolist()
+    assert sorted(feed.order.tolist()) == data_of(1, torch.float32).training_indices.tolist()
 
 
 def test_the_middle_of_the_errors_is_rounding() -> None:
