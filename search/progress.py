@@ -21,7 +21,7 @@ from search.formats import format_number, format_seconds
 from search.output import clean
 
 if TYPE_CHECKING:
-    from storage.records import StudyProgress
+    from storage.records import StudyProgress, TrialRow
 
 ENDED_FOR_A_PACE = 5
 SHARE_FOR_A_PACE = 0.03
@@ -61,6 +61,19 @@ class MethodProgress:
     def finished(self) -> int:
         """Trials that count as done."""
         return self.complete + self.pruned + self.failed
+
+
+def pauses(spec: Mapping[str, object]) -> bool:
+    """Whether trials of a search rest at rungs, from their experiment's stored spec."""
+    pruner = spec.get("pruner")
+    return isinstance(pruner, Mapping) and pruner.get("name") == "asha_promotion"
+
+
+def trial_state(row: TrialRow, *, pausing: bool) -> str:
+    """A trial's state in a table; `pausing`: what waits after some epochs rests at a rung."""
+    if row.diverged:
+        return "diverged"
+    return "paused" if pausing and row.state == "waiting" and row.epochs else row.state
 
 
 def planned_trials(study: StudyProgress, spec: Mapping[str, object]) -> int:

@@ -22,6 +22,9 @@ class ExperimentOverview:
     updated_at: datetime
     studies: int
     waiting: int
+    """For a slot."""
+    paused: int
+    """Trials that rest at a rung until they are promoted."""
     running: int
     complete: int
     pruned: int

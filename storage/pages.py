@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from storage.database import Database
+from storage.metric_values import ToldState
 from storage.page_values import (
     AttemptView,
     ExperimentOverview,
@@ -23,8 +24,8 @@ from storage.page_values import (
     Slot,
     WorkerView,
 )
-from storage.queries import BY_NUMBER, OF_OUR_STUDIES, ROWS, STATES, TRAINED, VALUE, rows_of
-from storage.records import ExperimentRecord, StudyRecord, TrialRow, TrialState
+from storage.queries import BY_NUMBER, OF_OUR_STUDIES, RESTS, ROWS, STATES, TRAINED, VALUE, rows_of
+from storage.records import ExperimentRecord, StudyRecord, TrialRow
 from storage.sqlstates import optuna_tables_missing
 
 OF_THE_SEARCH = "(study.role = 'search' OR study.id = CAST(:study_id AS integer))"
@@ -66,12 +67,13 @@ JOIN studies AS optuna ON optuna.study_name = study.name WHERE study.experiment_
 
 EXPERIMENTS = f"""
 SELECT experiment.id, experiment.name, experiment.state, experiment.spec, experiment.created_at,
-       experiment.updated_at, counted.studies, counted.waiting, counted.running, counted.complete,
-       counted.pruned, counted.failed, counted.sign * counted.best AS best
+       experiment.updated_at, counted.studies, counted.waiting - counted.paused AS waiting, counted.paused,
+       counted.running, counted.complete, counted.pruned, counted.failed, counted.sign * counted.best AS best
 FROM (SELECT * FROM shoal.experiments ORDER BY id DESC LIMIT :limit OFFSET :offset) AS experiment
 LEFT JOIN LATERAL (
     SELECT count(DISTINCT study.id) AS studies,
            count(*) FILTER (WHERE trial.state = 'WAITING') AS waiting,
+           count(*) FILTER (WHERE {RESTS}) AS paused,
            count(*) FILTER (WHERE trial.state = 'RUNNING') AS running,
            count(*) FILTER (WHERE trial.state = 'COMPLETE') AS complete,
            count(*) FILTER (WHERE trial.state = 'PRUNED') AS pruned,
@@ -96,7 +98,8 @@ SELECT experiment.id, experiment.name, experiment.state, experiment.spec, experi
        experiment.updated_at,
        (SELECT count(*) FROM shoal.experiment_studies AS study
         WHERE study.experiment_id = experiment.id AND study.role = 'search') AS studies,
-       0 AS waiting, 0 AS running, 0 AS complete, 0 AS pruned, 0 AS failed, CAST(NULL AS float8) AS best
+       0 AS waiting, 0 AS paused, 0 AS running, 0 AS complete, 0 AS pruned, 0 AS failed,
+       CAST(NULL AS float8) AS best
 FROM shoal.experiments AS experiment ORDER BY experiment.id DESC LIMIT :limit OFFSET :offset
 """
 """Before anybody has opened Optuna's storage in this database."""
@@ -173,6 +176,7 @@ WITH chosen AS MATERIALIZED (
           AND (CAST(:study_id AS integer) IS NULL OR study.id = :study_id)
           AND (CAST(:method AS text) IS NULL OR study.method = :method)
           AND (CAST(:state AS text) IS NULL OR CAST(trial.state AS text) = :state)
+          AND (CAST(:rests AS boolean) IS NULL OR ({rests}) = :rests)
     ) AS chosen
     ORDER BY {order} LIMIT :limit OFFSET :offset
 )
@@ -329,21 +333,23 @@ class Pages:
         *,
         study_id: int | None = None,
         method: str | None = None,
-        state: TrialState | None = None,
+        state: ToldState | None = None,
         sort: Sort = "number",
         limit: int,
         offset: int = 0,
     ) -> list[TrialRow]:
-        """One page of a table of trials."""
-        words = {ours: optunas for optunas, ours in STATES.items()}
+        """One page of a table of trials; those that have paused do not count as waiting."""
+        words: dict[ToldState, str] = {ours: optunas for optunas, ours in STATES.items()}
+        words["paused"] = words["waiting"]
         statement = TRIALS_PAGE.format(
-            chosen=OF_OUR_STUDIES, asked=OF_THE_SEARCH, rows=ROWS, order=SORTS[sort]
+            chosen=OF_OUR_STUDIES, asked=OF_THE_SEARCH, rests=RESTS, rows=ROWS, order=SORTS[sort]
         )
         values = {
             "experiment_id": experiment_id,
             "study_id": study_id,
             "method": method,
             "state": words[state] if state is not None else None,
+            "rests": state == "paused" if state in ("paused", "waiting") else None,
             "limit": limit,
             "offset": offset,
         }

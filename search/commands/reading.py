@@ -21,7 +21,7 @@ from search.commands.standing import INTERRUPTED, Look, interrupted_among, look
 from search.failures import ExitCode, not_found
 from search.formats import format_number, format_seconds, format_time, format_value
 from search.launch.narrate import launch_line
-from search.progress import MethodProgress, ProgressView, progress_table
+from search.progress import MethodProgress, ProgressView, pauses, progress_table, trial_state
 from search.trial_fields import trial_fields
 from storage.errors import ExperimentNotFound, ScheduleNotFound
 
@@ -231,8 +231,9 @@ def trials(
     # Most experiments have no reasons, and the width is better spent on configs.
     reasons = ("reason",) if any(row.reason for row in rows) else ()
     columns = ("method", "rep", "trial", "state", "value", "epochs", "seconds", "config", *reasons)
+    pausing = pauses(record.spec)
     found = [
-        (r.method, r.replicate, r.number, _shown_state(r, record.spec), format_number(r.value),
+        (r.method, r.replicate, r.number, trial_state(r, pausing=pausing), format_number(r.value),
          r.epochs, f"{r.seconds:.1f}", _config(r.params), *([r.reason or ""] if reasons else []))
         for r in rows
     ]  # fmt: skip
@@ -242,15 +243,6 @@ def trials(
             f"there are more than these {len(rows)}: --offset {max(0, offset) + len(rows)} shows the next, "
             f"--state and --method choose, --limit takes any number, --json lists all"
         )
-
-
-def _shown_state(row: TrialRow, spec: Mapping[str, object]) -> str:
-    """A trial's state in a table: what waits after some epochs where trials pause has paused."""
-    if row.diverged:
-        return "diverged"
-    pruner = spec.get("pruner")
-    pauses = isinstance(pruner, Mapping) and pruner.get("name") == "asha_promotion"
-    return "paused" if pauses and row.state == "waiting" and row.epochs else row.state
 
 
 def _config(params: Mapping[str, object]) -> str:

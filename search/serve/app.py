@@ -16,7 +16,7 @@ import jinja2
 from search.failures import bad_input
 from search.formats import format_count, format_number, format_seconds, format_time, format_value
 from search.markup import embed_json
-from search.progress import by_method
+from search.progress import by_method, pauses, trial_state
 from search.serve import charts, views
 from search.serve.figures import best_caption, figure
 from search.serve.static_files import STATIC, static_address, static_files
@@ -24,6 +24,7 @@ from storage import queries
 from storage.curves import Curves
 from storage.errors import DatabaseUnreachable
 from storage.experiments import Experiments
+from storage.metric_values import ToldState
 from storage.pages import SORTS, Pages, Sort
 from storage.records import TrialState
 
@@ -162,7 +163,11 @@ class View:
         """One page of the table of trials, as the request's filters ask."""
         query = _query()
         method = _one_of(query.get("method", ""), methods)
-        state: TrialState | None = _one_of(query.get("state", ""), get_args(TrialState))
+        pausing = pauses(record.spec) and (study is None or study.role == "search")
+        states: list[ToldState] = list(get_args(TrialState))
+        if pausing:
+            states.append("paused")
+        state: ToldState | None = _one_of(query.get("state", ""), states)
         sort: Sort = _one_of(query.get("sort", ""), tuple(SORTS)) or "number"
         page = views.page_of(query.get("page", "1"), TRIALS_PER_PAGE, views.total_trials(rows, method, state))
         trials = self.pages.trials(
@@ -181,7 +186,8 @@ class View:
             "page": page,
             "chosen": {"method": method, "state": state, "sort": sort},
             "all_methods": methods,
-            "states": get_args(TrialState),
+            "states": states,
+            "pausing": pausing,
             "sorts": WORDS,
             "address": lambda number: "?" + urlencode({**kept, "page": number}) + "#trials",
         }
@@ -209,6 +215,7 @@ class View:
             record=record,
             study=study,
             row=row,
+            state=trial_state(row, pausing=pauses(record.spec) and study.role == "search"),
             metric=metric,
             figures=[figure for figure in figures if figure.ends],
             epochs=epochs[-MOST_EPOCHS:],
@@ -290,6 +297,8 @@ class View:
         environment.globals |= {
             "static": static_address,
             "style": charts.style,
+            "trial_state": trial_state,
+            "shown_states": views.STATES,
             "pieces": lambda row, planned: views.shares(
                 {state: getattr(row, state) for state in views.STATES}, planned
             ),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from storage.page_values import Improvement, SampledTrial
     from storage.records import EpochRecord, StudyProgress, StudyRecord
 
-STATES = ("complete", "pruned", "failed", "running", "waiting")
+STATES = ("complete", "pruned", "failed", "running", "paused", "waiting")
 """A trial's states in the order in which bars show them."""
 
 EARLY = 0.1
@@ -182,6 +182,8 @@ def curve_series(epochs: Sequence[EpochRecord], metric: str) -> tuple[list[Serie
 def total_trials(rows: Iterable[StudyProgress], method: str | None, state: str | None) -> int:
     """How many trials a filter lets through."""
     chosen = [row for row in rows if method is None or row.study.method == method]
+    if state == "waiting":
+        return sum(row.waiting - row.paused for row in chosen)
     return sum(row.trials if state is None else int(getattr(row, state)) for row in chosen)
 
 

@@ -14,7 +14,7 @@ from optuna.distributions import (
 from search.serve import views
 from search.serve.charts import Series
 from storage.page_values import Improvement, SampledTrial
-from storage.records import EpochRecord, StudyRecord
+from storage.records import EpochRecord, StudyProgress, StudyRecord
 
 
 def study(number: int, method: str) -> StudyRecord:
@@ -57,7 +57,7 @@ def test_the_axis_leaves_out_early_values_only_where_that_shows_more() -> None:
 
 
 def test_a_bar_is_as_long_as_its_trials() -> None:
-    counts = {"complete": 5, "pruned": 0, "failed": 1, "running": 2, "waiting": 0}
+    counts = {"complete": 5, "pruned": 0, "failed": 1, "running": 2, "paused": 0, "waiting": 0}
     assert views.shares(counts, 10) == [
         ("complete", 5, 0.0, 50.0),
         ("failed", 1, 50.0, 10.0),
@@ -65,6 +65,32 @@ def test_a_bar_is_as_long_as_its_trials() -> None:
     ]
     assert sum(width for *_, width in views.shares(counts, 4)) == pytest.approx(100)
     assert views.shares(dict.fromkeys(counts, 0), 0) == []
+
+
+def test_a_bar_shows_what_rests_before_what_waits() -> None:
+    counts = {"complete": 2, "pruned": 0, "failed": 0, "running": 1, "paused": 4, "waiting": 1}
+    assert views.shares(counts, 10) == [
+        ("complete", 2, 0.0, 20.0),
+        ("running", 1, 20.0, 10.0),
+        ("paused", 4, 30.0, 40.0),
+        ("waiting", 1, 70.0, 10.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "method", "trials"),
+    [(None, None, 16), ("waiting", None, 4), ("paused", None, 6), ("waiting", "tpe", 1), ("paused", "tpe", 2),
+     ("complete", None, 2), ("running", "tpe", 1)],
+)  # fmt: skip
+def test_a_filter_counts_what_rests_apart_from_what_waits(
+    state: str | None, method: str | None, trials: int
+) -> None:
+    def row(number: int, method: str, **counts: int) -> StudyProgress:
+        rest = dict.fromkeys(("running", "complete", "pruned", "failed"), 1) | {"epochs": 9}
+        return StudyProgress(study=study(number, method), seconds=1.0, best=None, **rest | counts)
+
+    rows = [row(0, "random", waiting=7, paused=4, pruned=0), row(1, "tpe", waiting=3, paused=2, failed=0)]
+    assert views.total_trials(rows, method, state) == trials
 
 
 @pytest.mark.parametrize(
