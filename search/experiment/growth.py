@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
 
 from search.experiment.dimensions import Choices, Dimension, Range, same
 from search.experiment.problems import Problem
 from search.sampling.history import History
+from search.sampling.shown import Shown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
 
     from search.experiment.spec import ExperimentSpec
 
@@ -90,7 +90,9 @@ class Widening:
         for trial in history.open.values():
             self._look_at(trial, still_open)
         rewritten = self._rewritten | still_open if still_open else self._rewritten
-        return _View(study, rewritten) if rewritten else study
+        if not rewritten:
+            return study
+        return Shown(study, lambda trials: [rewritten.get(trial.number, trial) for trial in trials])
 
     def _look_at(self, trial: FrozenTrial, rewritten: dict[int, FrozenTrial]) -> None:
         if any(kind != self._space.get(name, kind) for name, kind in trial.distributions.items()):
@@ -107,21 +109,3 @@ class Widening:
             return today if today._contains(today.to_internal_repr(value)) else kind
         except ValueError:
             return kind  # another client's trial
-
-
-class _View(Study):
-    """A study of which some trials are shown in other words; everything else is the study's."""
-
-    def __init__(self, study: Study, rewritten: Mapping[int, FrozenTrial]) -> None:
-        self.__dict__.update(study.__dict__)
-        self._rewritten = rewritten
-
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[FrozenTrial]:
-        trials = super()._get_trials(deepcopy=False, states=states, use_cache=use_cache)
-        shown = [self._rewritten.get(trial.number, trial) for trial in trials]
-        return copy.deepcopy(shown) if deepcopy else shown

@@ -9,10 +9,12 @@ tables they stay what they are.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container
+from collections.abc import Callable
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+
+from search.sampling.shown import Shown
 
 
 class Resting:
@@ -24,7 +26,7 @@ class Resting:
 
     def of(self, study: Study) -> Study:
         """The study as samplers are to see it."""
-        return _View(study, self._shown)
+        return Shown(study, self._shown)
 
     def _shown(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         return [self._as_pruned(trial) if self._rests(trial) else trial for trial in trials]
@@ -39,21 +41,3 @@ class Resting:
             known.value = trial.intermediate_values[step]
             self._rewritten[trial.number] = known
         return known
-
-
-class _View(Study):
-    """A study of which some trials are shown in another state; everything else is the study's."""
-
-    def __init__(self, study: Study, shown: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> None:
-        self.__dict__.update(study.__dict__)
-        self._shown = shown
-
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[FrozenTrial]:
-        trials = self._shown(super()._get_trials(deepcopy=False, use_cache=use_cache))
-        found = [trial for trial in trials if states is None or trial.state in states]
-        return copy.deepcopy(found) if deepcopy else found
