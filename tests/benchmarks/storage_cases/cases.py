@@ -83,6 +83,8 @@ def _one_size(arm: Arm, pools: Pools, meter: Meter) -> dict[str, Any]:
     found["open"] = [meter.measure(1, _none(arm.open))]
     life(arm, 1, epochs=1)  # what is counted of a study once is no part of an ask or a decision
     arm.drop()
+    # What was opened makes a look through all objects due, once, which falls into whatever case comes next.
+    gc.collect()
     for case, count in (("ask", pools.ask), ("ask a pool", pools.pool)):
         found[case] = [meter.measure(count, lambda count=count: arm.ask(count, pools.limit))]
         arm.drop()
