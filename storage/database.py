@@ -6,15 +6,18 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from storage import crowds
 from storage import lazily as sql
 from storage import patience as waiting
-from storage.errors import DatabaseBusy, DatabaseUnreachable, DatabaseUnsuitable, StorageError
+from storage.errors import DatabaseBusy, DatabaseFull, DatabaseUnreachable, DatabaseUnsuitable, StorageError
+from storage.moments import FREE, TRY_FOR, UNLOCK, held_here
 from storage.plain import PLAIN, Plain, PlainError
 from storage.sqlstates import INVALID_SCHEMA, UNDEFINED_TABLE, sqlstate, translated
 from storage.upgrading import MIGRATIONS, upgrade
@@ -46,11 +49,6 @@ OPTUNA_REVISION = "v3.2.0.a"
 BRIEF_LOCKS = 16
 """Locks that threads of this process may hold at once for moments each; who wants another waits."""
 
-TRY_FOR = """
-SELECT pg_try_advisory_lock(:key),
-       (SELECT set_config(name, :idle, false) FROM pg_settings WHERE name = 'idle_session_timeout')
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
@@ -77,7 +75,7 @@ class Database:
         patience: float | None = None,
         looks: bool = False,
     ) -> None:
-        """`url` as a user writes it; `patience` in seconds, None for the default (see `storage.patience`).
+        """`url` as a user writes it; `patience` in seconds, None for the defaults (see `storage.patience`).
 
         `looks`: for one thread that asks a few questions (`rows`): on one connection without
         SQLAlchemy, which is imported only if anything else is wanted or something goes wrong.
@@ -86,6 +84,7 @@ class Database:
         self.url = canonical(url)
         self.masked_url = mask(self.url)
         self.patience = waiting.patience() if patience is None else patience
+        self._patience_if_full = self.patience * (waiting.FULL_TIMES if patience is None else 1)
         self._application_name = application_name
         self._reached = False
         plain = looks and PLAIN.fullmatch(self.url)
@@ -98,27 +97,18 @@ class Database:
 
     @cached_property
     def _direct(self) -> Engine:
-        """Without a ping, for what is tried again anyway; every execution is a transaction."""
-        return self._engine(isolation_level="AUTOCOMMIT", pool_pre_ping=False)
+        """Without a ping, for what is tried again anyway, and for locks; every execution is a transaction."""
+        return self._engine(isolation_level="AUTOCOMMIT", pool_pre_ping=False, pool_size=BRIEF_LOCKS)
 
     @cached_property
     def _own(self) -> Engine:
         """Without a pool."""
         return self._engine(pooled=False)
 
-    @cached_property
-    def _brief(self) -> Engine:
-        """Like `_direct`; AUTOCOMMIT is the engine's, for asked for at each use it costs two messages."""
-        from storage.connections import BriefPool
-
-        return self._engine(
-            pooled=False, poolclass=BriefPool, pool_size=BRIEF_LOCKS, isolation_level="AUTOCOMMIT"
-        )
-
     def _engine(self, *, pooled: bool = True, **special: Any) -> Engine:
         from storage.connections import engine_settings
 
-        settings = engine_settings(self._application_name, pooled=pooled) | special
+        settings = engine_settings(self._application_name, crowds.line_of(self.url), pooled=pooled) | special
         return sql.create_engine(parse(self.url), **settings)
 
     def __repr__(self) -> str:
@@ -136,7 +126,7 @@ class Database:
         """Close the pooled connections; using the database again opens new ones."""
         if self._plain is not None:
             self._plain.close()
-        for name in ("engine", "_direct", "_brief"):
+        for name in ("engine", "_direct"):
             if name in self.__dict__:  # made so far
                 getattr(self, name).dispose()
 
@@ -171,8 +161,12 @@ class Database:
         sees what was committed before it began. Not tried again by itself; see `retrying`. Errors
         as with `begin`.
         """
+        given = dict(values) if isinstance(values, Mapping) else tuple(values)
+        ours = held_here.connections.get(self.url)
+        if ours is not None and not ours.invalidated:
+            with self._translated():
+                return list(ours.exec_driver_sql(statements, given).all())
         with self._translated(), self._connect(self._direct) as connection:
-            given = dict(values) if isinstance(values, Mapping) else tuple(values)
             return list(connection.exec_driver_sql(statements, given).all())
 
     def retrying(self, work: Callable[[bool], T]) -> T:
@@ -215,11 +209,18 @@ class Database:
         A server that we never reached is not waited for unless it answers that it is full or
         starting: its URL may be wrong.
         """
-        tries = waiting.pauses(self.patience)
+        tries, began = waiting.pauses(self.patience), monotonic()
         while True:
             try:
                 with self._translated():
                     connection = engine.connect()
+            except crowds.NoPlace:
+                raise DatabaseFull(f"the server of {self.masked_url} has no connection left") from None
+            except DatabaseFull:
+                # To connect is to stand in line (`storage.crowds`): the wait is at the next attempt.
+                if monotonic() - began >= self._patience_if_full or not crowds.waits():
+                    raise
+                waiting.tally.waits += 1
             except DatabaseUnreachable as error:
                 hopeful = isinstance(error, DatabaseBusy) or (self._reached and error.retryable)
                 if not hopeful or next(tries, error) is error:
@@ -257,7 +258,7 @@ class Database:
         """On a connection that is kept for the next time, as a new one costs many times as much as a lock."""
 
         def attempt(_unsure: bool) -> tuple[Connection, bool]:
-            connection = self._connect(self._brief)
+            connection = self._connect(self._direct)
             try:
                 with self._translated():
                     return connection, bool(connection.execute(sql.text(TRY_FOR), values).one()[0])
@@ -267,12 +268,18 @@ class Database:
                 raise
 
         connection, held = self.retrying(attempt)
-        with connection:
-            try:
-                yield held
-            finally:
-                if held:
-                    self._unlock(connection, {"key": values["key"]}, key)
+        if not held:
+            connection.close()
+            yield False
+            return
+        before = held_here.connections
+        held_here.connections = before | {self.url: connection}
+        try:
+            yield True
+        finally:
+            held_here.connections = before
+            with connection:
+                self._unlock(connection, {"key": values["key"]}, key, FREE)
 
     def migrate(self) -> None:
         """Bring our schema to this version's. Safe to call from many processes at once.
@@ -336,14 +343,14 @@ class Database:
             raise
         return str(found) if found is not None else None
 
-    def _unlock(self, connection: Connection, number: dict[str, int], key: str) -> None:
-        try:
-            connection.execute(sql.text("SELECT pg_advisory_unlock(:key)"), number)
-        except sql.DBAPIError:
-            # The connection broke, and the server freed the lock then: what the caller did
-            # since was not under it. Raising would hide an error of the caller's own.
-            connection.invalidate()
-            logger.warning("the connection that held the lock %s broke", key)
+    def _unlock(self, connection: Connection, number: dict[str, int], key: str, free: str = UNLOCK) -> None:
+        with suppress(sql.DBAPIError):
+            if not connection.invalidated:  # by something that was sent under the lock
+                connection.execute(sql.text(free), number)
+                return
+        # The connection broke, which freed the lock. Raising would hide an error of the caller's own.
+        connection.invalidate()
+        logger.warning("the connection that held the lock %s broke", key)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

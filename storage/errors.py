@@ -37,6 +37,10 @@ class DatabaseBusy(DatabaseUnreachable):
         """Whether somebody held a lock for longer than we wait for one."""
 
 
+class DatabaseFull(DatabaseBusy):
+    """The server has no connection left: it is well, and others are ahead of us."""
+
+
 class DatabaseUnsuitable(StorageError):
     """The database answers but can't be used: too old, a schema from a newer shoal, a missing right."""
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from storage import crowds
 from storage import lazily as sql
 from storage.control import Control, control_key
 from storage.database import Database, lock_number
@@ -168,14 +169,22 @@ class Experiments:
             raise ExperimentNotFound(f"there is no experiment with id {experiment_id}")
         return bool(flag)
 
-    def pulse(self, experiment_id: int) -> tuple[bool, datetime]:
-        """Whether somebody asked it to stop, and when its record changed. Raises `ExperimentNotFound`."""
-        statement = "SELECT stop_requested, updated_at FROM shoal.experiments WHERE id = :id"
-        with self.database.begin() as connection:
-            row = connection.execute(sql.text(statement), {"id": experiment_id}).one_or_none()
-        if row is None:
+    def pulse(self, experiment_id: int, *, waits: bool = True) -> tuple[bool, datetime]:
+        """Whether somebody asked it to stop, and when its record changed. Raises `ExperimentNotFound`.
+
+        Unless it `waits`, it raises `DatabaseFull` at once on a server that has no connection left for it.
+        """
+        statement = "SELECT stop_requested, updated_at FROM shoal.experiments WHERE id = %(id)s"
+        values = {"id": experiment_id}
+        # One message: all workers ask several times a second.
+        if waits:
+            rows = self.database.retrying(lambda _unsure: self.database.script(statement, values))
+        else:
+            with crowds.in_line(None):
+                rows = self.database.script(statement, values)
+        if not rows:
             raise ExperimentNotFound(f"there is no experiment with id {experiment_id}")
-        return bool(row[0]), row[1]
+        return bool(rows[0][0]), rows[0][1]
 
     @contextmanager
     def control(self, experiment: ExperimentRecord) -> Iterator[Control]:

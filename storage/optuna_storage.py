@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from storage.connections import engine_settings
+from storage.crowds import line_of
 from storage.database import OPTUNA_REVISION
 from storage.errors import DatabaseUnsuitable
 from storage.sqlstates import UNDEFINED_TABLE, sqlstate
@@ -99,4 +100,4 @@ def _check_right(wire: Wire) -> None:
 def _stock(url: str) -> BaseStorage:
     from optuna.storages import RDBStorage, get_storage
 
-    return get_storage(RDBStorage(url, engine_kwargs=engine_settings(APPLICATION)))
+    return get_storage(RDBStorage(url, engine_kwargs=engine_settings(APPLICATION, line_of(url))))

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 from typing import TypeVar
 
-from storage.errors import DatabaseBusy, DatabaseUnreachable
+from storage.errors import DatabaseBusy, DatabaseFull, DatabaseUnreachable
 
 T = TypeVar("T")
 
 PATIENCE_VARIABLE = "SHOAL_DATABASE_PATIENCE"
 PATIENCE = 60.0
 """Seconds for which a database that was there before may be away."""
+FULL_TIMES = 5.0
+"""So many times as long a server may be full: it answers, so it is there, and one's turn comes. Where
+hundreds of processes begin at once, that takes minutes for the last."""
 SHORTEST_WAIT, LONGEST_WAIT = 0.02, 2.0
 """Seconds; the wait doubles from one to the other."""
 
@@ -65,6 +68,8 @@ def retrying(work: Callable[[bool], T], seconds: float) -> T:
     while True:
         try:
             return work(unsure)
+        except DatabaseFull:
+            raise  # it has been waited for, by whoever wanted the connection
         except DatabaseUnreachable as error:
             if not error.retryable or next(tries, error) is error:
                 raise

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage import lazily as sql
-from storage.errors import DatabaseBusy, DatabaseUnreachable
+from storage.errors import DatabaseBusy, DatabaseFull, DatabaseUnreachable
 from storage.plain import PLAIN
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ REMEDIES = (
 
 FULL = ("too many clients", "connection slots", "too many connections")
 """What a server says that has no connection left."""
-BUSY = (*FULL, "the database system is")
-"""What a server says that is there, but not for us now."""
+STARTING = "the database system is"
+"""What a server says that is starting or stopping."""
 
 
 def resolve_url(url: str | None = None) -> str:
@@ -150,7 +150,11 @@ def unreachable(url: str, driver_message: str) -> DatabaseUnreachable:
     line = next((line.strip() for line in driver_message.splitlines() if line.strip()), "no reason given")
     known = [entry[1:] for entry in REMEDIES if entry[0] in driver_message]
     meaning, remedy, retryable = known[0] if known else (scrub(url, line), "check the URL", False)
-    kind = DatabaseBusy if any(words in driver_message for words in BUSY) else DatabaseUnreachable
+    kind: type[DatabaseUnreachable] = DatabaseUnreachable
+    if any(words in driver_message for words in FULL):
+        kind = DatabaseFull
+    elif STARTING in driver_message:
+        kind = DatabaseBusy
     return kind(
         f"can't reach the database {mask(url)}: {meaning}; {remedy} "
         f"(`--database`, {URL_VARIABLE} or {FILE_VARIABLE}; without them the embedded Postgres is used)",

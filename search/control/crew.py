@@ -29,7 +29,7 @@ from search.work.pulse import Pulse
 from search.work.saving import CHECKPOINT_SECONDS, Saver, checkpoint_folder
 from search.work.worker import Ending, Worker
 from storage.database import Database
-from storage.errors import StorageError
+from storage.errors import DatabaseFull, StorageError
 from storage.experiments import Experiments
 from storage.ledger import lease_seconds
 from storage.ledgers import ledger_of
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+BLIND_SECONDS = 60.0
+"""For so long a worker does without knowing whether to stop, where the server has no connection left."""
 JOIN_SECONDS = 0.2
 """Between two looks at a thread."""
 EXIT_ABANDONED = 70
@@ -127,11 +129,23 @@ class Lookout:
     def __init__(self, experiments: Experiments, experiment: ExperimentRecord) -> None:
         self._experiments = experiments
         self._experiment = experiment
+        self._seen_at = time.monotonic()
 
     def __call__(self) -> Look:
-        """One small statement, and the whole record only when it has changed."""
+        """One small statement, and the whole record only when it has changed.
+
+        On a server that is full nobody waits for that: who gets a connection for something else looks
+        with it. Only who has not seen anything for `BLIND_SECONDS` waits.
+        """
         known = self._experiment
-        stop, changed_at = self._experiments.pulse(known.id)
+        waits = time.monotonic() - self._seen_at > BLIND_SECONDS
+        try:
+            stop, changed_at = self._experiments.pulse(known.id, waits=waits)
+        except DatabaseFull:
+            if waits:
+                raise
+            return Look(stop=False)
+        self._seen_at = time.monotonic()
         if changed_at == known.updated_at:
             return Look(stop)
         self._experiment = self._experiments.get(known.name)

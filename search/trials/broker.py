@@ -28,6 +28,7 @@ from search.trials.study import (
     study_lock,
 )
 from search.work.saving import checkpoint_folder
+from storage.crowds import LEISURE, in_line
 from storage.errors import StudyNotFound
 from storage.ledger import Draw, Ending, EpochWrite, Lease, lease_seconds
 from storage.twins import Twins
@@ -102,7 +103,13 @@ class Broker:
 
         Goes on to the next study where another worker is asking at this moment, so that an ask
         that takes long (a Gaussian process) holds up nobody. A study that was deleted is left out.
+        Raises `DatabaseFull` where the server has no connection left and this worker holds trials: it does
+        not wait in line for more of them, for what it has to say of these comes first.
         """
+        with in_line(None if self.holdings else LEISURE):
+            return self._claim(wanted)
+
+    def _claim(self, wanted: int) -> list[Claim]:
         if self._sweep:
             # Trials of ours whose leases ran out may be nobody's yet, and there may be no controller.
             self.recover()

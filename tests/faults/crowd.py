@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import traceback
+from importlib import import_module
 
 from search.control.crew import Lookout, leave_at_once, run_at
 from search.experiment.spec import ExperimentSpec
@@ -29,6 +30,16 @@ from storage.ledger import lease_seconds
 from storage.ledgers import ledger_of
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from tests.contracts.fake_engine import FAKE
+
+LATE = (
+    "optuna",
+    "psutil",
+    "psycopg2.extras",
+    "sqlalchemy.dialects.postgresql.psycopg2",
+    "storage.connections",
+    "storage.embedded",
+)
+"""What a worker imports when it first needs it: here once for all, before they fork."""
 
 
 def _work(url: str, name: str, worker: str) -> None:
@@ -58,6 +69,8 @@ def _work(url: str, name: str, worker: str) -> None:
 def main(experiment: str, workers: int) -> int:
     """Fork, wait for all, count errors."""
     url = os.environ.pop(URL_VARIABLE)
+    for name in LATE:
+        import_module(name)
     children = []
     for number in range(workers):
         child = os.fork()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from unittest import mock
 
 from sqlalchemy import text
 
-from storage import connections, embedded, queries
+from storage import embedded, queries
 from storage.checker import check_history
 from storage.database import URL_VARIABLE, Database, open_database
 from storage.embedded import EmbeddedPostgres
@@ -105,11 +104,7 @@ def crowded_server(folder: Path, limit: int) -> Iterator[EmbeddedPostgres]:
     """A server with few connections."""
     few = embedded.CONFIGURATION.replace("max_connections = 300", f"max_connections = {limit}")
     assert few != embedded.CONFIGURATION
-    # What is known of a full server is put back for whoever works in this process afterwards.
-    with (
-        mock.patch.object(connections._crowd, "met_at", -math.inf),
-        mock.patch.object(embedded, "CONFIGURATION", few),
-    ):
+    with mock.patch.object(embedded, "CONFIGURATION", few):
         server = EmbeddedPostgres(folder / "postgres", durable=False)
         server.start()
         try:

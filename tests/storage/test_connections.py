@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
 import pytest
 from sqlalchemy import text
 
-from storage import connections, embedded, patience
+from storage import connections, crowds, embedded, patience
 from storage.batched_ledger import BatchedLedger
 from storage.checker import check_history
 from storage.connections import BriefPool
 from storage.database import Database, open_database
 from storage.embedded import EmbeddedPostgres
-from storage.errors import DatabaseBusy, DatabaseUnreachable
+from storage.errors import DatabaseBusy, DatabaseFull, DatabaseUnreachable
 from storage.experiments import Experiments
 from storage.ledger import LEASE_VARIABLE
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
@@ -107,21 +109,6 @@ class TestIdleConnections:
         assert database.engine.pool.checkedin() == 0
         assert database.scalar("SELECT pg_backend_pid()") != first
 
-    def test_none_is_kept_once_the_server_was_full(self, database, postgres_url, monkeypatch):
-        """Else those who came first would keep their places by asking now and then, and others get none."""
-        monkeypatch.setattr(connections._crowd, "met_at", -math.inf)
-        name = database.scalar("SELECT current_database()")
-        database.scalar("SELECT 1")
-        assert database.engine.pool.checkedin() == 1
-        on_server(postgres_url, "ALTER DATABASE {} CONNECTION LIMIT 1", name)
-        with Database(database.url, patience=0.0) as other, pytest.raises(DatabaseBusy):
-            other.scalar("SELECT 1")
-        database.scalar("SELECT 1")
-        assert database.engine.pool.checkedin() == 0
-        monkeypatch.setattr(connections, "CROWDED_SECONDS", 0.0)
-        database.scalar("SELECT 1")
-        assert database.engine.pool.checkedin() == 1
-
     def test_who_finds_a_pool_full_waits_and_is_told(self, database, monkeypatch):
         from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -144,7 +131,114 @@ class TestIdleConnections:
                 pool.connect()
 
 
+class TestFullServer:
+    @pytest.fixture
+    def full(self, database, postgres_url) -> Iterator[Database]:
+        """A database that has one connection, in use; who wants another finds the server full."""
+        name = database.scalar("SELECT current_database()")
+        on_server(postgres_url, "ALTER DATABASE {} CONNECTION LIMIT 1", name)
+        with (
+            Database(database.url, patience=0.0) as other,
+            database.begin(),
+            pytest.raises(DatabaseFull),
+            other.begin(),
+        ):
+            pass
+        return database
+
+    def test_all_pools_of_a_process_share_what_it_has(self, full):
+        """Else those who came first would keep places that they don't use, and others get none."""
+        pid = full.scalar("SELECT pg_backend_pid()")
+        assert full.engine.pool.checkedin() == full._direct.pool.checkedin() == 0
+        with Database(full.url, application_name="another") as other:
+            assert other.script("SELECT pg_backend_pid()", ())[0][0] == pid
+            with other.lock("key", wait=False, idle_seconds=60.0) as held:
+                assert held
+                assert full.script("SELECT pg_backend_pid()", ())[0][0] == pid
+            assert other.scalar("SELECT pg_backend_pid()") == pid
+        assert full.scalar("SELECT pg_backend_pid()") != pid  # the other one closed what lay idle
+
+    def test_what_is_shared_is_like_new(self, full):
+        """Whoever has a connection next finds it as its own pool makes one."""
+        started = "SELECT current_setting('transaction_isolation'), current_setting('lock_timeout')"
+        for _ in range(3):
+            assert list(full.script(started, ())[0]) == ["read committed", "20s"]
+            with full.lock("key", wait=False, idle_seconds=7.0):
+                assert full.script("SHOW idle_session_timeout", ())[0][0] == "7s"
+            with full.begin() as connection:
+                assert list(connection.execute(text(started)).one()) == ["read committed", "20s"]
+                assert connection.scalar(text("SHOW idle_session_timeout")) == "0"
+                connection.execute(text("CREATE TEMPORARY TABLE passing ON COMMIT DROP AS SELECT 1"))
+                assert connection.scalar(text("SELECT count(*) FROM passing")) == 1
+            assert full.script("SELECT to_regclass('passing')", ())[0][0] is None
+
+    def test_what_is_not_committed_is_not_handed_on(self, full):
+        with suppress(ZeroDivisionError), full.begin() as connection:
+            connection.execute(text("CREATE TABLE passing AS SELECT 1"))
+            raise ZeroDivisionError
+        assert full.script("SELECT to_regclass('passing')", ())[0][0] is None
+
+    def test_one_that_broke_meanwhile_costs_a_transaction_nothing(self, full, postgres_url):
+        pid = full.scalar("SELECT pg_backend_pid()")
+        on_server(postgres_url, f"SELECT pg_terminate_backend({pid}, 10000)", "")
+        assert full.scalar("SELECT pg_backend_pid()") != pid
+
+    def test_a_place_that_nobody_uses_is_given_back(self, full, monkeypatch):
+        monkeypatch.setattr(crowds, "SPARE_SECONDS", 0.02)
+        line = crowds.line_of(full.url)
+        full.scalar("SELECT 1")
+        until(lambda: line.checkedin() == 0)
+
+    def test_who_does_not_wait_is_told_at_once(self, full):
+        line = crowds.line_of(full.url)
+        line.close_idle(0.0)
+        line._last, line._pause = time.monotonic(), 3600.0
+        with crowds.in_line(None), pytest.raises(DatabaseFull):
+            full.scalar("SELECT 1")
+
+    def test_under_a_lock_everything_goes_by_its_connection(self, database, database_url):
+        with Database(database_url) as other, database.lock("key", wait=False, idle_seconds=60.0):
+            pids = {one.script("SELECT pg_backend_pid()", ())[0][0] for one in (database, other)}
+            assert database.script("SELECT pid FROM pg_locks WHERE locktype = 'advisory'", ()) == [
+                (pid,) for pid in pids
+            ]
+
+    def test_a_fork_has_no_part_in_it(self, full):
+        full.scalar("SELECT 1")
+        line = crowds.line_of(full.url)
+        assert line.checkedin() == 1
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            told = crowds.line_of(full.url)
+            os.write(write, b"new" if told is not line and not told.checkedin() else b"old")
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(read, 3) == b"new"
+
+
 class TestPatience:
+    @pytest.mark.parametrize(("given", "seconds"), [(None, 5 * 60.0), (7.0, 7.0)])
+    def test_a_full_server_is_waited_for_longer_than_one_that_is_away(self, database_url, given, seconds):
+        assert Database(database_url, patience=given)._patience_if_full == seconds
+
+    def test_one_that_has_room_again_is_found(self, database, postgres_url, monkeypatch):
+        """Tried again, without end of patience, by whoever wanted a connection."""
+        monkeypatch.setattr(crowds, "FIRST_WAIT", 0.0)
+        name = database.scalar("SELECT current_database()")
+        database.close()
+        on_server(postgres_url, "ALTER DATABASE {} CONNECTION LIMIT 0", name)
+        before, tried = patience.tally.waits, crowds.Line._note
+
+        def note(line: crowds.Line, *, full: bool) -> None:
+            tried(line, full=full)
+            if patience.tally.waits - before >= 3:
+                on_server(postgres_url, "ALTER DATABASE {} CONNECTION LIMIT -1", name)
+
+        monkeypatch.setattr(crowds.Line, "_note", note)
+        assert database.scalar("SELECT 1") == 1
+        assert patience.tally.waits - before >= 3
+
     def test_a_server_never_reached_is_not_waited_for(self, database_url):
         before = patience.tally.waits
         with pytest.raises(DatabaseUnreachable), Database("postgresql://u:p@127.0.0.1:1/d") as database:
@@ -213,7 +307,6 @@ class TestPatience:
 @pytest.mark.slow
 def test_two_hundred_clients_share_forty_connections(tmp_path: Path, monkeypatch):
     """All come at once and keep their database open; each gets through a trial's whole life."""
-    monkeypatch.setattr(connections._crowd, "met_at", -math.inf)  # put back for the tests that follow
     few = embedded.CONFIGURATION.replace("max_connections = 300", "max_connections = 40")
     assert few != embedded.CONFIGURATION
     monkeypatch.setattr(embedded, "CONFIGURATION", few)

@@ -141,7 +141,7 @@ class TestLock:
 
     def test_held_for_moments_again_and_again_costs_one_connection(self, database):
         opened = []
-        event.listen(database._brief, "connect", lambda *_: opened.append(1))
+        event.listen(database._direct, "connect", lambda *_: opened.append(1))
         for _ in range(5):
             with database.lock("a", wait=False, idle_seconds=60) as held:
                 assert held
@@ -171,7 +171,7 @@ class TestLock:
 
     def test_held_for_long_has_no_connection_that_the_server_closes_when_idle(self, database):
         lent = []
-        event.listen(database._brief, "checkout", lambda *_: lent.append(1))
+        event.listen(database._direct, "checkout", lambda *_: lent.append(1))
         with database.lock("a", wait=False, idle_seconds=0.05) as held:
             assert held
         with database.lock("b", wait=False), database.lock("c"):
