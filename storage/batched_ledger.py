@@ -8,17 +8,18 @@ call is sent again and finds by that number whether it was done.
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from storage import ledger_statements as sql
 from storage import recovery_statements as recovery
+from storage import write_statements as writes
+from storage.crowds import HASTE, in_line
 from storage.database import Database
 from storage.errors import DatabaseBusy, StudyNotFound, ValueRefused
 from storage.failpoints import failpoint
@@ -36,8 +37,8 @@ from storage.ledger import (
 )
 from storage.processes import this_process
 from storage.queries import decode_parameter
-from storage.sqlstates import optuna_tables_missing
-from storage.values import json_text, storable
+from storage.sqlstates import UNIQUE_VIOLATION, optuna_tables_missing, sqlstate
+from storage.values import finite, json_text, numbers, storable
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -52,6 +53,8 @@ class BatchedLedger:
         """`storage` is not used: the ledger writes the tables that it reads."""
         self.database = database
         self._storage = storage
+        self._blank: set[int] = set()
+        """Tokens of new trials that were claimed here and not drawn yet."""
 
     def register(self, name: str, told: Mapping[str, Any] | None = None) -> int:
         values = {"name": storable(name), **this_process().as_values(), "write": new_number()}
@@ -87,12 +90,12 @@ class BatchedLedger:
         script += sql.LOCK_STUDY if new else ""
         script += sql.TAKE if waiting else ""
         script += sql.MAKE if new else ""
-        leases = sql.LEASES if waiting else sql.NEW_LEASES
-        script += sql.CLAIMED + leases
+        given = sql.LEASES if waiting else sql.NEW_LEASES
+        script += sql.CLAIMED + given
 
         def claim(unsure: bool) -> list[Any]:
             if unsure:
-                rows = self.database.script(sql.ONE_CLAIM_AT_A_TIME + leases, values)
+                rows = self.database.script(sql.ONE_CLAIM_AT_A_TIME + given, values)
                 if rows[0].trial_id is not None:
                     return rows
             try:
@@ -111,7 +114,10 @@ class BatchedLedger:
         failpoint("ledger.claim.committed")
         if rows and not rows[0].known:
             raise StudyNotFound(f"no experiment holds a study {study_name!r}, or Optuna's tables don't")
-        return [_lease(study_name, row) for row in rows if row.trial_id is not None]
+        leases = [_lease(study_name, row) for row in rows if row.trial_id is not None]
+        if not waiting:
+            self._blank = {lease.token for lease in leases}
+        return leases
 
     def write(
         self,
@@ -124,47 +130,72 @@ class BatchedLedger:
         said = said_by_token(beats, draws, epochs, endings)
         if not said:
             return Written()
+        cut = any(ending.lease.last_step is not None for ending in endings)
+        if not cut:  # only running attempts are cut, so those are closed afterwards
+            for ending in endings:
+                said[ending.lease.token] |= _closing(ending)
         values: dict[str, Any] = {
-            "tokens": list(said),
+            "tokens": numbers(said),
             "said": json.dumps(list(said.values())),
             "ttl": lease_seconds(),
             "most": MAX_ATTEMPTS,
             "write": new_number(),
         }
-        script = sql.HOLD + sql.FENCE
+        script = writes.HOLD + writes.FENCE
         if draws:
-            values |= _draws(draws) | {"drawn": [draw.lease.token for draw in draws]}
-            script += sql.DRAW
+            values |= _draws(draws) | {"drawn": numbers(draw.lease.token for draw in draws)}
+            script += writes.DRAW
         notes = _notes(draws, endings)
         if notes:
             values["notes"] = json.dumps(notes)
-            script += sql.NOTE
+            script += writes.NOTE
         if epochs:
             values["epochs"] = json.dumps(epoch_rows(epochs))
-            script += sql.REPORT + sql.POINTS
+            script += writes.REPORT + writes.POINTS
         if endings:
             values["endings"] = json.dumps([_ending(ending) for ending in endings])
             readings = reading_rows(endings)
             if readings:
                 values["readings"] = json.dumps(readings)
-                script += sql.READ
-            if any(ending.lease.last_step is not None for ending in endings):
-                script += sql.CUT
-            script += sql.END
-        script += sql.REFUSED
+                script += writes.READ
+            if cut:
+                script += writes.CUT
+            script += writes.end({ending.state for ending in endings}, closes=cut)
+        script += writes.REFUSED
+        plain = self._unless_written(script, draws, epochs, endings)
 
         def write(unsure: bool) -> list[Any]:
             failpoint("ledger.write.before")
-            if unsure and self.database.script(sql.HOLD + sql.LANDED, values)[0][0]:
-                return self.database.script(sql.ANSWER, values)
+            if unsure and self.database.script(writes.HOLD + writes.LANDED, values)[0][0]:
+                return self.database.script(writes.ANSWER, values)
+            if plain != script:
+                try:
+                    return self.database.script(plain, values)
+                except IntegrityError as error:  # a stranger writes the same trials
+                    if sqlstate(error) != UNIQUE_VIOLATION:
+                        raise
             return self.database.script(script, values)
 
-        rows = self.database.retrying(write)
+        with in_line(HASTE):
+            rows = self.database.retrying(write)
         failpoint("ledger.write.committed")
         return Written(
             refused={token: reason for token, reason in rows if reason is not None},
             given_up=frozenset(token for token, reason in rows if reason is None),
         )
+
+    def _unless_written(
+        self, script: str, draws: Sequence[Draw], epochs: Sequence[EpochWrite], endings: Sequence[Ending]
+    ) -> str:
+        """The script without looking for what may be there already, as far as nothing can be."""
+        drawn = {draw.lease.token for draw in draws}
+        if drawn <= self._blank and not any(ending.attributes for ending in endings):
+            script = writes.of_new_trials(script)
+        self._blank -= drawn
+        saying: list[EpochWrite | Ending] = [*epochs, *endings]
+        if all(said.lease.attempt == 1 for said in saying):
+            script = writes.of_first_attempts(script)
+        return script
 
     def expire(self, experiment_id: int, *, dead_workers: Collection[int] = ()) -> list[Expired]:
         values = {
@@ -237,10 +268,10 @@ def said_by_token(
     steps: dict[int, list[int]] = defaultdict(list)
     for epoch in epochs:
         steps[epoch.lease.token].append(int(epoch.report.epoch))
-    for token, numbers in steps.items():
-        if any(later <= earlier for earlier, later in pairwise(numbers)):
-            raise ValueRefused(f"epochs of one trial must increase, not go {numbers}")
-        asked[token] |= {"first_step": numbers[0], "last_step": numbers[-1]}
+    for token, of_trial in steps.items():
+        if any(later <= earlier for earlier, later in pairwise(of_trial)):
+            raise ValueRefused(f"epochs of one trial must increase, not go {of_trial}")
+        asked[token] |= {"first_step": of_trial[0], "last_step": of_trial[-1]}
     ended = [ending.lease.token for ending in endings]
     if len(set(ended)) != len(ended):
         raise ValueRefused("a trial ends once")
@@ -261,9 +292,9 @@ def _draws(draws: Iterable[Draw]) -> dict[str, Any]:
                 kind = kinds[key] = len(kinds) + 1, distribution_to_json(distribution)
             rows.append((draw.lease.token, kind[0], stored_parameter(draw, name)))
     return {
-        "draw_tokens": [token for token, _, _ in rows],
-        "draw_kinds": [kind for _, kind, _ in rows],
-        "draw_values": [value for _, _, value in rows],
+        "draw_tokens": numbers(token for token, _, _ in rows),
+        "draw_kinds": numbers(kind for _, kind, _ in rows),
+        "draw_values": numbers(value for _, _, value in rows),
         "kind_names": [name for name, _ in kinds],
         "kind_distributions": [text for _, text in kinds.values()],
     }
@@ -311,6 +342,16 @@ def _epoch(write: EpochWrite) -> dict[str, Any]:
     return row
 
 
+def _closing(ending: Ending) -> dict[str, Any]:
+    """How an attempt ends, for the fence."""
+    check_ending(ending)
+    return {
+        "closes": "failed" if ending.state == "retry" else ending.state,
+        "reason": storable(ending.reason),
+        "traceback": storable(ending.traceback),
+    }
+
+
 def _ending(ending: Ending) -> dict[str, Any]:
     check_ending(ending)
     return {
@@ -355,11 +396,3 @@ def check_ending(ending: Ending) -> None:
         finite(ending.value, "the value of a trial")
     elif ending.state in ("failed", "retry") and not ending.reason:
         raise ValueRefused(f"a trial that ends as {ending.state} has a reason")
-
-
-def finite(value: float, what: str) -> float:
-    """A plain finite float. Raises `ValueRefused`."""
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueRefused(f"{what} is {number}, which is never stored")
-    return number

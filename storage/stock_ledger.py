@@ -17,9 +17,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from storage import ledger_statements as sql
 from storage import recovery_statements as recovery
 from storage import stock_statements as stock
+from storage import write_statements as sql
 from storage.batched_ledger import (
     GIVEN_UP,
     BatchedLedger,

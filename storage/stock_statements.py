@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from storage.ledger_statements import EVENT, OF_ATTEMPT, PASSED
+from storage.ledger_statements import EVENT, OF_ATTEMPT
+from storage.write_statements import PASSED, REFUSALS_TOLD
 
 SPOILED = """(SELECT count(*) FROM shoal.attempts AS earlier
         WHERE earlier.trial_id = attempt.trial_id AND earlier.state IN ('failed', 'lost')) AS spoiled"""
@@ -89,17 +90,7 @@ WITH refused AS (
     LEFT JOIN json_to_recordset(CAST(%(strange)s AS json)) AS strange(token bigint, reason text)
            ON strange.token = said.token
     LEFT JOIN shoal.attempts AS attempt ON attempt.token = said.token
-), told AS (
-    {EVENT}
-    SELECT 'refused', study.experiment_id, attempt.study_id, attempt.trial_id, attempt.trial_number,
-           attempt.number, refused.token, attempt.worker_id, %(write)s,
-           json_build_object('reason', refused.reason)
-    FROM refused LEFT JOIN shoal.attempts AS attempt ON attempt.token = refused.token
-    LEFT JOIN shoal.experiment_studies AS study ON study.id = attempt.study_id
-    ORDER BY refused.token
-)
-SELECT token, reason FROM refused
-"""  # noqa: S608
+{REFUSALS_TOLD}"""  # noqa: S608
 
 HELD_BY = """
 SELECT token, trial_id FROM shoal.attempts WHERE worker_id = %(worker)s AND state = 'running'

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
@@ -43,6 +44,14 @@ class Batch:
     """Study's name → its key, of those that were looked up together."""
     attributes: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
     """(study, kind) → attributes that were read."""
+
+    def hold_param(self, trial_id: int, name: str, drawn: tuple[float, BaseDistribution]) -> TrialWrites:
+        """Hold a parameter, of which a pool has thousands; all that is held of its trial."""
+        held = self.writes.get(trial_id)
+        if held is None:
+            held = self.writes[trial_id] = TrialWrites()
+        held.params.setdefault(name, drawn)
+        return held
 
     @staticmethod
     def failed() -> TrialWrites:

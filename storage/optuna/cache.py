@@ -8,11 +8,16 @@ with what this process has yet to write laid over it.
 Rewritten rows: a value that is written over in place (an intermediate value of a repeated epoch)
 keeps its row's key, so a reading of the new rows alone does not notice. It is noticed as soon as the
 trial's own row changes, that is with every change of its state, and at the latest when it finishes.
+
+Readings by rows, which are those of batches: what is written of a trial that waits, without a change of its
+own row, is not noticed by them. Whoever runs a trial changes that row first, so nothing is missing there of
+one that runs or has run; only a client that writes into the queue by itself is noticed later, by the next
+reading of another kind or with the trial's next change of state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -21,7 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from storage.optuna.queue import TrialWrites
-from storage.optuna.reads import Found, Known
+from storage.optuna.reads import Ask, Found, Known, Reading
 from storage.optuna.stored import Attributes, attribute_texts, evolved, first_value
 from storage.optuna.values import FINISHED, OPEN
 
@@ -66,6 +71,8 @@ class StudyCache:
     """Readings begun so far."""
     finished: int = 0
     """The last reading that was taken in."""
+    complete: int = 0
+    """The last of those that was not by rows alone."""
     revision: int = 0
     """Counts what has changed of its trials, as this process sees them."""
     _views: list[FrozenTrial] = field(default_factory=list)
@@ -97,9 +104,14 @@ class StudyCache:
             self._see(row, self.overlay(row.base))
         return row.view
 
-    def known(self) -> list[Known]:
-        """The open trials, for the next reading."""
-        return [self.rows[trial_id].known for trial_id in sorted(self.rows)]
+    def ask(self, *, by_rows: bool) -> Ask:
+        """What the next reading asks for; `by_rows`: of trials that wait only those whose rows change."""
+        known: list[Known] = []
+        quiet: list[Known] = []
+        for _, row in sorted(self.rows.items()):
+            waits = row.base.state == TrialState.WAITING and row.known.version
+            (quiet if by_rows and waits else known).append(row.known)
+        return Ask(self.study_id, self.newest, known, quiet)
 
     def last(self) -> tuple[int, int]:
         """Key and number of the last trial that was read; (0, -1) if there is none."""
@@ -128,20 +140,18 @@ class StudyCache:
             return views[number]._trial_id
         return None
 
-    def take_in(self, reading: int, asked: Iterable[Known], found: Iterable[Found]) -> list[int]:
-        """Take in a reading of all that is new; returns the trials that turned out to be deleted."""
-        seen = set()
-        for one in found:
-            trial_id = one.known.trial_id
-            seen.add(trial_id)
-            self.newest = max(self.newest, trial_id)
-            self._take(reading, one)
-        gone = [known.trial_id for known in asked if known.trial_id not in seen]
-        gone = [i for i in gone if i in self.rows and self.rows[i].touched < reading]
+    def take_in(self, number: int, reading: Reading, *, by_rows: bool) -> list[int]:
+        """Take in the reading of that number; returns the trials that turned out to be deleted."""
+        for one in reading.found:
+            self.newest = max(self.newest, one.known.trial_id)
+            self._take(number, one)
+        gone = [i for i in reading.gone if i in self.rows and self.rows[i].touched < number]
         for trial_id in gone:
             self.drop(trial_id)
         self.loaded = True
-        self.finished = reading
+        self.finished = number
+        if not by_rows:
+            self.complete = number
         return gone
 
     def add(self, trial: FrozenTrial, *, owned: bool) -> None:

@@ -24,7 +24,8 @@ from optuna.trial import FrozenTrial
 
 from storage.optuna.values import checked_key, checked_step, local_time, utc_time
 from storage.optuna.wire import Wire
-from storage.optuna.writes import NOW, numbers
+from storage.optuna.writes import NOW
+from storage.values import numbers
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from storage.optuna.wire import Wire
-from storage.optuna.writes import numbers
+from storage.values import numbers
 
 _RECORD = """
 INSERT INTO trial_heartbeats (trial_id, heartbeat)

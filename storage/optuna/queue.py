@@ -43,7 +43,9 @@ class TrialWrites:
 
     def without_ending(self) -> TrialWrites:
         """The same but for the state and the values that go with it."""
-        return TrialWrites(self.params, self.user_attrs, self.system_attrs, self.reports)
+        return TrialWrites(
+            dict(self.params), dict(self.user_attrs), dict(self.system_attrs), dict(self.reports)
+        )
 
     def laid_over(self, trial: FrozenTrial) -> FrozenTrial:
         """The trial as it will be; the one given stays as it is."""
@@ -81,11 +83,20 @@ Writes = dict[int, TrialWrites]
 
 
 def merged(layers: Sequence[Writes]) -> Writes:
-    """Writes of several layers as one, later layers on top."""
+    """Writes of several layers as one, later layers on top; they stay as they are.
+
+    What only one layer has of a trial is shared with it, so nobody may add to that from now on.
+    """
     result: Writes = {}
     for layer in layers:
         for trial_id, writes in layer.items():
-            result.setdefault(trial_id, TrialWrites()).add(writes)
+            before = result.get(trial_id)
+            if before is None:
+                result[trial_id] = writes
+                continue
+            result[trial_id] = both = TrialWrites()
+            both.add(before)
+            both.add(writes)
     return result
 
 

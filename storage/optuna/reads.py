@@ -4,6 +4,9 @@ A trial that was seen before and is still open is read in part: its state, its a
 parameters and intermediate values whose rows were added since. If its row in `trials` was changed
 meanwhile (every change of state does that), it is read in full. Arrays travel and stay as texts: of ten
 thousand trials most are never looked at in detail.
+
+Thousands may wait, at a rung or for their turn. For whom the rows in `trials` are enough, they are asked for
+by the versions of these: the server compares those, and tells only of trials that it has in another one.
 """
 
 from __future__ import annotations
@@ -30,6 +33,15 @@ class Known:
     """The same in `trial_intermediate_values`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is new in a study."""
+
+    found: list[Found]
+    gone: list[int]
+    """Keys of known trials that were deleted."""
+
+
 @dataclass(slots=True)
 class Found:
     """A trial as read: in full, or without the parameters and intermediate values that are known of it."""
@@ -49,13 +61,25 @@ _OBJECT = """
     FROM trial_{kind}_attributes AS x WHERE x.trial_id = t.trial_id
 """
 
-_TRIALS = f"""
-SELECT %s::int, t.trial_id, t.number, t.state::text, t.datetime_start, t.datetime_complete,
+_CHANGED = """
+WITH changed AS MATERIALIZED (
+    SELECT quiet.trial_id, t.trial_id IS NULL AS gone
+    FROM unnest(%s::int[], %s::xid[]) AS quiet(trial_id, version) LEFT JOIN trials AS t USING (trial_id)
+    WHERE t.xmin IS DISTINCT FROM quiet.version
+)
+"""
+"""Of trials that are known by their rows alone those whose rows are others now, or gone."""
+
+
+def _statement(changed: str, gone: str, more: str) -> str:
+    """Of one study: the trials after a key, those of an array and `more`; `gone`: which were deleted."""
+    return f"""({changed}
+SELECT %s::int, study.gone, t.trial_id, t.number, t.state::text, t.datetime_start, t.datetime_complete,
        t.xmin::text::bigint,
        known.version IS NULL OR known.version <> t.xmin::text::bigint,
        params.*, users.*, systems.*, reports.*, final.*
-FROM (SELECT FROM studies WHERE study_id = %s) AS study
-LEFT JOIN trials AS t ON t.study_id = %s AND (t.trial_id > %s OR t.trial_id = ANY(%s::int[]))
+FROM (SELECT {gone} AS gone FROM studies WHERE study_id = %s) AS study
+LEFT JOIN trials AS t ON t.study_id = %s AND (t.trial_id > %s OR t.trial_id = ANY(%s::int[] {more}))
 LEFT JOIN unnest(%s::int[], %s::bigint[], %s::int[], %s::int[]) AS known(trial_id, version, param, report)
     ON known.trial_id = t.trial_id AND known.version = t.xmin::text::bigint
 LEFT JOIN LATERAL (
@@ -77,9 +101,15 @@ LEFT JOIN LATERAL (
     SELECT array_agg({_FLOAT.format(value="value")} ORDER BY objective)::text
     FROM trial_values AS x WHERE x.trial_id = t.trial_id
 ) AS final ON true
-"""  # noqa: S608 (made of our own constants)
+)"""  # noqa: S608 (made of our own constants)
 
-_BY_KEY = "\nORDER BY 1, 2"
+
+_ALL_KNOWN = _statement("", "NULL::int[]", "")
+_BY_ROWS = _statement(
+    _CHANGED, "ARRAY(SELECT trial_id FROM changed WHERE gone)", "|| ARRAY(SELECT trial_id FROM changed)"
+)
+
+_BY_KEY = "\nORDER BY 1, 3"
 _TOGETHER = 50
 """Studies in one statement, each of which the server plans anew."""
 
@@ -92,34 +122,45 @@ class Ask:
     after: int
     """Trials with a larger key …"""
     known: Sequence[Known]
-    """… and those of these that still exist."""
+    """… those of these that still exist …"""
+    quiet: Sequence[Known] = ()
+    """… and those of these whose own rows are others than in that version."""
 
 
-def read_trials(wire: Wire, asks: Sequence[Ask]) -> dict[int, list[Found]]:
+def read_trials(wire: Wire, asks: Sequence[Ask]) -> dict[int, Reading]:
     """The trials that are asked for, by study and key; nothing of a study that isn't there.
 
     One round trip, or one for every `_TOGETHER` studies.
     """
-    found: dict[int, list[Found]] = {}
+    readings: dict[int, Reading] = {}
     before = {one.trial_id: one for ask in asks for one in ask.known}
     for part in batched(asks, _TOGETHER):
-        statement = "\nUNION ALL\n".join([_TRIALS] * len(part)) + _BY_KEY
+        statement = "\nUNION ALL\n".join(_BY_ROWS if ask.quiet else _ALL_KNOWN for ask in part) + _BY_KEY
         values = [value for ask in part for value in _values(ask)]
-        for study_id, *row in wire.run(statement, values).rows:
-            of_study = found.setdefault(study_id, [])
+        for study_id, gone, *row in wire.run(statement, values).rows:
+            reading = readings.get(study_id)
+            if reading is None:
+                reading = readings[study_id] = Reading([], list(gone or ()))
             if row[0] is not None:
-                of_study.append(_found(row, before.get(row[0])))
-    return found
+                reading.found.append(_found(row, before.get(row[0])))
+    for ask in asks:
+        if (reading := readings.get(ask.study_id)) is not None:
+            there = {one.known.trial_id for one in reading.found}
+            reading.gone.extend(one.trial_id for one in ask.known if one.trial_id not in there)
+    return readings
 
 
 def _values(ask: Ask) -> list[Any]:
+    quiet = []
+    if ask.quiet:
+        quiet = [_array([one.trial_id for one in ask.quiet]), _array([one.version for one in ask.quiet])]
     columns = [
         _array([one.trial_id for one in ask.known]),
         _array([one.version for one in ask.known]),
         _array([one.newest_param for one in ask.known]),
         _array([one.newest_report for one in ask.known]),
     ]
-    return [ask.study_id, ask.study_id, ask.study_id, ask.after, columns[0], *columns]
+    return [*quiet, ask.study_id, ask.study_id, ask.study_id, ask.after, columns[0], *columns]
 
 
 def batched(asks: Sequence[Ask], size: int) -> list[Sequence[Ask]]:

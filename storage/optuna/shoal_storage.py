@@ -102,11 +102,11 @@ class ShoalStorage(BaseStorage, BaseHeartbeat):
     def batch(self, new: Mapping[int, int] | None = None) -> Iterator[None]:
         """Everything that this thread does inside: reads once, and writes as one transaction at the end.
 
-        A study is read with its first use, and not again. Writes are shown at once and stored
-        together, in one round trip; taking a trial from the queue and making one can't wait. `new`
-        says how many trials of which study (by key) will be asked for, so that they are made
-        together; those that nobody asked for have failed at the end. Inside another batch, this is
-        part of that one.
+        A study is read with its first use, by rows (see `storage.optuna.cache`), and not again.
+        Writes are shown at once and stored together, in one round trip; taking a trial from the
+        queue and making one can't wait. `new` says how many trials of which study (by key) will be
+        asked for, so that they are made together; those that nobody asked for have failed at the
+        end. Inside another batch, this is part of that one.
 
         Raises `TrialsRefused` at the end for trials that others finished or deleted; everything of
         the other trials is stored. `StorageError`: no change of state is stored.
@@ -240,19 +240,19 @@ class ShoalStorage(BaseStorage, BaseHeartbeat):
         enqueue_trials(self.wire, templates)
 
     def set_trial_param(
-        self,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
         study, row = self._trials.writable(trial_id)
         name = checked_key(param_name)
         if not study.loaded and name not in study.distributions:
             self._trials.read(study.study_id)
+        drawn = float(param_value_internal), distribution
         with self._trials.lock:
             study.admit(name, distribution)
-        writes = TrialWrites(params={name: (float(param_value_internal), distribution)})
+            if (batch := self._trials.batch) is not None:
+                study.laid_over(trial_id, batch.hold_param(trial_id, name, drawn))
+                return
+        writes = TrialWrites(params={name: drawn})
         raise_refusal(trial_id, self._trials.write_at(study, row, trial_id, writes))
 
     def set_trial_state_values(

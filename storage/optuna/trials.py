@@ -19,7 +19,7 @@ from storage.optuna.cache import Row, StudyCache
 from storage.optuna.creation import Made, make_trials
 from storage.optuna.outbox import Outbox
 from storage.optuna.queue import TrialWrites, Writes
-from storage.optuna.reads import Ask, Found, Known, read_trials, study_of_trial
+from storage.optuna.reads import Reading, read_trials, study_of_trial
 from storage.optuna.stored import detached, evolved
 from storage.optuna.values import FINISHED, LARGEST_INTEGER
 from storage.optuna.wire import Wire
@@ -110,7 +110,7 @@ class Trials:
         return [one.trial_id for one in made]
 
     def read(self, study_id: int) -> StudyCache:
-        """Read what is new in a study; at most once in a batch. Raises `KeyError`.
+        """Read what is new in a study; in a batch by rows (see `cache`) and at most once. Raises `KeyError`.
 
         Threads that want the same at the same time share one reading, if it began after they asked.
         """
@@ -123,8 +123,10 @@ class Trials:
             reading_lock = self._reading.setdefault(study_id, threading.Lock())
         if study.directions is None:
             self._read_study(study_id)
+        by_rows = batch is not None
         with reading_lock:
-            if study.finished < wanted and self._read_now([study]):
+            done = study.finished if by_rows else study.complete
+            if done < wanted and self._read_now([study], by_rows=by_rows):
                 raise KeyError(NO_STUDY.format(study_id))
         if batch is not None:
             batch.read.add(study_id)
@@ -142,7 +144,7 @@ class Trials:
         with ExitStack() as held:
             for lock in locks:  # in one order, so that no two wait for each other
                 held.enter_context(lock)
-            gone = self._read_now(studies_)
+            gone = self._read_now(studies_, by_rows=True)
         batch.read.update(study_id for study_id in wanted if study_id not in gone)
 
     def cached(self, trial_id: int) -> tuple[StudyCache, Row] | None:
@@ -216,28 +218,26 @@ class Trials:
             held.add(writes)
         study.laid_over(trial_id, writes)
 
-    def _read_now(self, wanted: Sequence[StudyCache]) -> list[int]:
+    def _read_now(self, wanted: Sequence[StudyCache], *, by_rows: bool) -> list[int]:
         """Read studies, whose reading locks the caller holds; those that turned out to be deleted."""
         with self.lock:
             for study in wanted:
                 study.started += 1
-            readings = [study.started for study in wanted]
-            asks = [Ask(study.study_id, study.newest, study.known()) for study in wanted]
-        found = read_trials(self._wire, asks)
+            numbers = [study.started for study in wanted]
+            asks = [study.ask(by_rows=by_rows) for study in wanted]
+        readings = read_trials(self._wire, asks)
         with self.lock:
-            for study, reading, ask in zip(wanted, readings, asks, strict=True):
-                if study.study_id in found:
-                    self._take_in(study, reading, ask.known, found[study.study_id])
-        gone = [study.study_id for study in wanted if study.study_id not in found]
+            for study, number in zip(wanted, numbers, strict=True):
+                if study.study_id in readings:
+                    self._take_in(study, number, readings[study.study_id], by_rows=by_rows)
+        gone = [study.study_id for study in wanted if study.study_id not in readings]
         for study_id in gone:
             self.forget(study_id)
         return gone
 
-    def _take_in(
-        self, study: StudyCache, reading: int, known: Sequence[Known], found: Sequence[Found]
-    ) -> None:
-        gone = study.take_in(reading, known, found)
-        for one in found:
+    def _take_in(self, study: StudyCache, number: int, reading: Reading, *, by_rows: bool) -> None:
+        gone = study.take_in(number, reading, by_rows=by_rows)
+        for one in reading.found:
             self._study_of[one.known.trial_id] = study.study_id
         for trial_id in gone:
             self._study_of.pop(trial_id, None)

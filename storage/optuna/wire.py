@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.exc import IntegrityError
+
 from storage.database import Database
+from storage.sqlstates import UNIQUE_VIOLATION, sqlstate
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +39,29 @@ class Wire:
     def __repr__(self) -> str:
         return f"Wire({self.database.masked_url!r})"
 
-    def run(self, statements: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> Answer:
+    def run(
+        self,
+        statements: str,
+        values: Sequence[Any] | Mapping[str, Any] = (),
+        *,
+        otherwise: str | None = None,
+    ) -> Answer:
         """Run statements, of which the last gives rows, as one transaction.
 
         Tried again while the database is away or busy, up to its patience: the statements must be
-        such that doing them twice does no harm. Raises as `Database.script`.
+        such that doing them twice does no harm. Raises as `Database.script`. `otherwise`: sent with the
+        same values where the statements violate a UNIQUE, and have done nothing.
         """
-        return self.database.retrying(lambda unsure: self._send(statements, values, uncertain=unsure))
+
+        def send(unsure: bool) -> Answer:
+            try:
+                return self._send(statements, values, uncertain=unsure)
+            except IntegrityError as error:
+                if otherwise is None or sqlstate(error) != UNIQUE_VIOLATION:
+                    raise
+            return self._send(otherwise, values, uncertain=unsure)
+
+        return self.database.retrying(send)
 
     def run_once(self, statements: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> Answer:
         """The same for statements that must not be done twice: not tried again."""

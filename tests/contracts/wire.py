@@ -24,6 +24,8 @@ class Wire:
         port = self._listener.getsockname()[1]
         self.url = parsed.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
         self.queries: list[str] = []
+        self.rows = 0
+        """That the server has answered with, but for what opens a connection."""
         self.cut_before: Callable[[str], bool] | None = None
         """Whether to cut instead of forwarding a query. Cutting happens once."""
         self.cut_after: Callable[[str], bool] | None = None
@@ -37,6 +39,12 @@ class Wire:
         self._closed = True
         self._listener.close()
         self._hang_up_all()
+
+    def taken(self) -> tuple[int, int]:
+        """Queries and rows since this was asked last, but for what opens a connection."""
+        queries = [query for query in self.queries if not _opens(query)]
+        rows, self.queries, self.rows = self.rows, [], 0
+        return len(queries), rows
 
     def _hang_up_all(self) -> None:
         for end in self._sockets:
@@ -56,11 +64,13 @@ class Wire:
                 self._sockets += [client, server]
                 if self._closed:
                     self._hang_up_all()
-                swallow = threading.Event()
+                ends = client, server, threading.Event(), threading.Event()
                 for target in (self._to_server, self._to_client):
-                    threading.Thread(target=target, args=(client, server, swallow), daemon=True).start()
+                    threading.Thread(target=target, args=ends, daemon=True).start()
 
-    def _to_server(self, client: socket.socket, server: socket.socket, swallow: threading.Event) -> None:
+    def _to_server(
+        self, client: socket.socket, server: socket.socket, swallow: threading.Event, counts: threading.Event
+    ) -> None:
         with suppress(OSError, _Ended):
             size = _exactly(client, 4)
             server.sendall(size + _exactly(client, struct.unpack("!i", size)[0] - 4))
@@ -69,6 +79,7 @@ class Wire:
                 if kind == b"Q":
                     query = rest[4:-1].decode()
                     self.queries.append(query)
+                    counts.clear() if _opens(query) else counts.set()
                     if self.cut_before and self.cut_before(query):
                         self.cut_before = None
                         break
@@ -78,10 +89,13 @@ class Wire:
                 server.sendall(kind + rest)
         _hang_up(client, server)
 
-    def _to_client(self, client: socket.socket, server: socket.socket, swallow: threading.Event) -> None:
+    def _to_client(
+        self, client: socket.socket, server: socket.socket, swallow: threading.Event, counts: threading.Event
+    ) -> None:
         with suppress(OSError, _Ended):
             while True:
                 kind, rest = _message(server)
+                self.rows += kind == b"D" and counts.is_set()
                 if swallow.is_set():
                     if kind == b"Z":
                         break
@@ -98,6 +112,11 @@ def wired(url: str) -> Iterator[Wire]:
         yield wire
     finally:
         wire.close()
+
+
+def _opens(query: str) -> bool:
+    """Whether it is what a client sends first on a connection."""
+    return "set_config('TimeZone'" in query
 
 
 class _Ended(Exception):  # noqa: N818 (an event, no fault)

@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import text
 
+from storage import write_statements as writes
 from storage.attempts import Attempts
 from storage.batched_ledger import BatchedLedger
 from storage.database import Database
@@ -113,6 +114,57 @@ class TestBatchedLedger(LedgerContract):
         assert database.scalar("SELECT count(*) FROM shoal.workers") == 3
         kinds = [kind for kind, _ in events(database)]
         assert [kinds.count(kind) for kind in ("registered", "retired", "expired", "retried")] == [3, 1, 1, 1]
+
+    def test_a_write_that_comes_once_more_behind_its_repetition_does_nothing(
+        self, distant, wire, study, database
+    ):
+        """The server may find a message of a connection that broke only after what was sent in its place."""
+        first, second = distant.claim(STUDY, self.worker_id, waiting=0, new=2)
+        wire.queries.clear()
+        distant.write(
+            draws=[draw_of(first), draw_of(second)],
+            epochs=[epoch_of(second, 1)],
+            endings=[end(first, "released"), end(second)],
+        )
+        (message,) = wire.queries
+        (again,) = distant.claim(STUDY, self.worker_id, waiting=1, new=0)
+        before = events(database)
+        # As it was sent, and as it is where something may be there already.
+        for late in (message, upserting(message)):
+            database.script(late.replace("%", "%%"), ())
+        assert events(database) == before
+        states = [trial.state for trial in study.get_trials()]
+        assert states == [TrialState.RUNNING, TrialState.COMPLETE]
+        assert distant.write(endings=[end(again)]).refused == {}
+
+    # ---- what a stranger wrote of the same trial ----
+
+    def test_what_a_stranger_wrote_is_written_over(self, distant, wire, study, database):
+        lease, other = distant.claim(STUDY, self.worker_id, waiting=0, new=2)
+        strange = {
+            "trial_params (trial_id, param_name, param_value, distribution_json)": "'lr', 0.9, '{}'",
+            "trial_user_attributes (trial_id, key, value_json)": "'a', '0'",
+            "trial_intermediate_values (trial_id, step, intermediate_value, intermediate_value_type)": (
+                "1, 9, 'FINITE'"
+            ),
+            "trial_values (trial_id, objective, value, value_type)": "0, 9, 'FINITE'",
+        }
+        with database.engine.begin() as connection:
+            for table, row in strange.items():
+                connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({lease.trial_id}, {row})")
+        for said in (
+            {"draws": [draw_of(one, attributes={"a": 1}) for one in (lease, other)]},
+            {"epochs": [epoch_of(one, 1, 0.25) for one in (lease, other)]},
+            {"endings": [end(one, value=0.5) for one in (lease, other)]},
+        ):
+            wire.queries.clear()
+            assert distant.write(**said) == Written()
+            assert len(wire.queries) == 2
+        for trial in study.get_trials():
+            assert (trial.params["lr"], trial.user_attrs["a"]) == (0.1, 1)
+            assert (trial.intermediate_values, trial.values) == ({1: 0.25}, [0.5])
+        kinds = [kind for kind, _ in events(database)]
+        assert [kinds.count(kind) for kind in ("drawn", "completed", "refused")] == [2, 2, 0]
 
     # ---- together with others ----
 
@@ -245,6 +297,19 @@ class TestBatchedLedger(LedgerContract):
             with pytest.raises(FailpointError, match=name):
                 call()
         assert len(study.get_trials()) == 1
+
+
+def upserting(message: str) -> str:
+    """A write that looks for what may be there, made of one that doesn't."""
+    for table, clause in {
+        "trial_params": writes.OVER_PARAMS,
+        "trial_intermediate_values": writes.OVER_REPORTS,
+        "shoal.epochs": writes.OVER_POINTS,
+    }.items():
+        head, tail = message.split(f"INSERT INTO {table}\n" if "." in table else f"INSERT INTO {table} ", 1)
+        said, rest = tail.split(";", 1)
+        message = f"{head}INSERT INTO {table} {said} {clause};{rest}"
+    return message
 
 
 STATES = ["complete", "pruned", "failed", "released", "retry"]

@@ -1,4 +1,4 @@
-"""Of the trials that rest only those are looked at that have changed, and that makes no difference."""
+"""Of trials that rest only those are read and looked at that have changed, and that makes no difference."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from search.pruning.promotion import AshaPromotion
 from search.trials.pausing import Pausing
 from search.trials.placing import Limits, Load
 from search.trials.study import RETRY_KEY, SEED_KEY, Tally, has_seed
+from storage.database import Database
+from tests.contracts.experiments import Running, pausing_spec, prepared
+from tests.contracts.wire import wired
 
 LIMITS = Limits(trials=1000, epochs=None, in_flight=None)
 RULE = AshaPromotion(1, 3, 27, maximize=True)
@@ -114,3 +117,74 @@ def test_epochs_are_committed_to_what_runs_here_and_not_to_what_another_client_r
         load, _ = Standing().read([trial])
         loads.append((load.epochs, load.committed))
     assert loads == [(3, 3 + 6), (3, 3)]
+
+
+def put_to_rest(running: Running, count: int) -> list[int]:
+    """So many trials of a study that rest after their first epoch; their keys, the worst first."""
+    storage, spec = running.storage, running.spec
+    kinds = spec.search_space().distributions()
+    study_id = storage.get_study_id_from_name(spec.study_name(next(iter(spec.methods)), 0))
+    made = [
+        create_trial(
+            state=TrialState.WAITING,
+            params={"learning_rate": 0.5, "lambda": 0.5},
+            distributions=kinds,
+            user_attrs={SEED_KEY: None},
+            intermediate_values={1: place / count},
+        )
+        for place in range(count)
+    ]
+    return storage.create_trials(study_id, made)
+
+
+@pytest.mark.parametrize(
+    ("methods", "eta"),
+    [({"random": {}}, 3), ({"tpe": {"n_startup_trials": 5, "in_flight": 50}}, 5000)],
+    ids=["promoted ones", "new ones"],
+)
+def test_a_claim_reads_no_more_where_more_rest(database: Database, methods: dict[str, Any], eta: int) -> None:
+    """Messages and rows, counted on the wire."""
+    costs = []
+    for resting in (100, 2000):
+        spec = pausing_spec(
+            5000,
+            epochs=9,
+            experiment=f"e{resting}",
+            methods=methods,
+            pruner={"name": "asha_promotion", "min_epochs": 1, "eta": eta},
+        )
+        with wired(database.url) as wire, Database(wire.url) as through, prepared(through, spec) as running:
+            with prepared(database, spec) as beside:
+                put_to_rest(beside, resting)
+            with running.broker() as broker:
+                broker.claim(1)
+                wire.taken()
+                numbers = [broker.claim(1)[0].lease.number for _ in range(4)]
+                costs.append(wire.taken())
+        promoted = range(resting - 2, resting - 6, -1)
+        assert numbers == list(promoted if eta == 3 else range(resting + 1, resting + 5))
+    assert costs[0] == costs[1]
+    messages, rows = costs[0]
+    assert messages == 4 * 5, "lock, read, claim, note the values, unlock"
+    assert rows < 60
+
+
+def test_what_another_process_did_with_those_that_rest_is_known_at_the_next_claim(database: Database) -> None:
+    """Promoted, ended, deleted, given back: each time the best that rests, which this one would take."""
+    spec = pausing_spec(200, epochs=9, pruner={"name": "asha_promotion", "min_epochs": 1, "eta": 3})
+    with prepared(database, spec) as running, prepared(database, spec) as others:
+        keys = put_to_rest(others, 60)
+        with running.broker() as broker, others.broker() as other:
+            assert broker.claim(1)[0].lease.number == 59
+            assert other.claim(1)[0].lease.number == 58
+            others.storage.set_trial_state_values(keys[57], TrialState.FAIL)
+            assert broker.claim(1)[0].lease.number == 56
+            for table in ("trial_params", "trial_intermediate_values", "trial_user_attributes", "trials"):
+                gone = f"DELETE FROM {table} WHERE trial_id = %(id)s RETURNING trial_id"
+                database.script(gone, {"id": keys[55]})
+            assert broker.claim(1)[0].lease.number == 54
+            (taken,) = other.claim(1)
+            assert taken.lease.number == 53
+            other.release(taken)
+            other.flush()
+            assert broker.claim(1)[0].lease.number == 53, "it rests again, and is the best that does"

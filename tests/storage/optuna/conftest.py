@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import psycopg2
 import pytest
+from optuna.storages import RDBStorage
 from sqlalchemy.engine import make_url
 
+from storage.database import Database
 from storage.optuna.shoal_storage import ShoalStorage
 from storage.optuna_storage import close_optuna_storage, open_optuna_storage
 from tests.conftest import database_named, drop, on_server
@@ -40,6 +42,21 @@ def empty_url(module_database_url: str) -> str:
     finally:
         connection.close()
     return module_database_url
+
+
+@pytest.fixture
+def stock(empty_url: str) -> Iterator[RDBStorage]:
+    """Optuna's own storage of the same tables."""
+    opened = RDBStorage(empty_url)
+    yield opened
+    opened.engine.dispose()
+
+
+@pytest.fixture
+def beside(empty_url: str) -> Iterator[Database]:
+    """The same database, for statements of the tests' own."""
+    with Database(empty_url) as opened:
+        yield opened
 
 
 @pytest.fixture

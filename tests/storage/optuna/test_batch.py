@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import optuna
 import pytest
 from optuna.exceptions import UpdateFinishedTrialError
@@ -14,13 +12,6 @@ from storage.database import Database
 from storage.optuna.batch import UNUSED, TrialsRefused
 from storage.optuna.shoal_storage import ShoalStorage
 from tests.storage.optuna.spaces import SIX
-
-
-@pytest.fixture
-def stock(empty_url: str) -> Iterator[RDBStorage]:
-    opened = RDBStorage(empty_url)
-    yield opened
-    opened.engine.dispose()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import optuna
@@ -15,19 +14,6 @@ from storage.database import Database
 from storage.optuna.shoal_storage import ShoalStorage
 from tests.contracts.processes import until
 from tests.storage.optuna.spaces import SIX
-
-
-@pytest.fixture
-def stock(empty_url: str) -> Iterator[RDBStorage]:
-    opened = RDBStorage(empty_url)
-    yield opened
-    opened.engine.dispose()
-
-
-@pytest.fixture
-def beside(empty_url: str) -> Iterator[Database]:
-    with Database(empty_url) as opened:
-        yield opened
 
 
 @pytest.fixture

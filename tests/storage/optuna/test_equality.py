@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from datetime import datetime
 
 import optuna
@@ -21,13 +20,6 @@ AWKWARD = (0.1 + 0.2, 5e-324, -1.7976931348623157e308, 1e-310, -0.0, math.inf, -
 
 MOMENT = datetime.fromisoformat("2026-07-01T12:30:00.123456")
 """Naive local time, as in `FrozenTrial`."""
-
-
-@pytest.fixture
-def stock(empty_url: str) -> Iterator[RDBStorage]:
-    storage = RDBStorage(empty_url)
-    yield storage
-    storage.engine.dispose()
 
 
 @pytest.fixture(params=["ours writes", "stock writes"])

@@ -11,6 +11,8 @@ from storage.optuna.shoal_storage import ShoalStorage
 from tests.contracts.postgres_proxy import PostgresProxy
 from tests.storage.optuna.spaces import SIX
 
+FLOAT = optuna.distributions.FloatDistribution(0.0, 1.0)
+
 
 @pytest.fixture
 def proxy(empty_url: str) -> Iterator[PostgresProxy]:
@@ -93,6 +95,26 @@ def test_one_trial_without_a_batch(
         trial.report(0.5, step)
     study.tell(trial, 0.5)
     assert len(proxy.taken()) == 3  # what waits in the queue, the trial, all that was written of it
+
+
+def test_a_parameter_that_is_stored_already(
+    proxy: PostgresProxy, counted: ShoalStorage, empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first stays, and what comes with the second is stored: by a second message, which looks for it."""
+    monkeypatch.setattr("storage.optuna.outbox.INTERVAL", 3600)
+    study = new_study(counted)
+    trial, other = study.ask(), study.ask()
+    counted.set_trial_param(trial._trial_id, "x", 0.25, FLOAT)
+    counted.flush()
+    proxy.taken()
+    counted.set_trial_param(trial._trial_id, "x", 0.75, FLOAT)
+    counted.set_trial_param(trial._trial_id, "y", 0.75, FLOAT)
+    counted.set_trial_param(other._trial_id, "x", 0.5, FLOAT)
+    counted.flush()
+    assert len(proxy.taken()) == 2
+    with ShoalStorage(empty_url) as beside:
+        assert beside.get_trial(trial._trial_id).params == {"x": 0.25, "y": 0.75}
+        assert beside.get_trial(other._trial_id).params == {"x": 0.5}
 
 
 def test_what_is_known_costs_nothing(proxy: PostgresProxy, counted: ShoalStorage) -> None:

@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import optuna
@@ -73,13 +72,6 @@ def trials(draw: st.DrawFn) -> FrozenTrial:
             st.dictionaries(st.integers(-5, 2**31 - 1), st.floats(allow_nan=False), max_size=4)
         ),
     )
-
-
-@pytest.fixture
-def stock(empty_url: str) -> Iterator[RDBStorage]:
-    opened = RDBStorage(empty_url)
-    yield opened
-    opened.engine.dispose()
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
