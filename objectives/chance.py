@@ -193,13 +193,32 @@ def dropout(layer: int) -> Purpose:
     return "dropout", layer
 
 
+WordsOf: TypeAlias = Callable[[Tensor, Tensor, Tensor], Words]
+"""Four words BC of images, given the rest of the counter for each block, 3C, the images' places, B, and the
+keys of their trials, B2."""
+
+
+def words_of(counter_3C: Tensor, places_B: Tensor, keys_B2: Tensor) -> Words:
+    """`WordsOf`, in operations of torch."""
+    block_C, low_C, high_C = counter_3C
+    return philox((block_C, places_B[:, None], low_C, high_C), (keys_B2[:, :1], keys_B2[:, 1:]))
+
+
 class Columns:
     """What is drawn for the images of a recorded step, whosever they are, in one go.
 
-    Numbers for each of some purposes; and words for each of some elements of an image.
+    Numbers for each of some purposes; and words for each of some elements of an image. `by` finds the words.
     """
 
-    def __init__(self, single: Sequence[Purpose], many: Mapping[Purpose, int], device: torch.device) -> None:
+    def __init__(
+        self,
+        single: Sequence[Purpose],
+        many: Mapping[Purpose, int],
+        device: torch.device,
+        *,
+        by: WordsOf = words_of,
+    ) -> None:
+        self._words_of = by
         blocks = [(purpose, 0) for purpose in single]
         blocks += [(purpose, block) for purpose, size in many.items() for block in range(-(-size // 4))]
         self._single, self._many = tuple(single), dict(many)
@@ -210,9 +229,7 @@ class Columns:
         """Of images, given their places in their epochs, trials' keys, and which trial is whose."""
         if not self._counter.numel():
             return Drawn({}, {})
-        keys_B2 = keys_T2.index_select(0, trials_B)
-        block_C, low_C, high_C = self._counter
-        words = philox((block_C, places_B[:, None], low_C, high_C), (keys_B2[:, :1], keys_B2[:, 1:]))
+        words = self._words_of(self._counter, places_B, keys_T2.index_select(0, trials_B))
         count = len(self._single)
         found = torch.stack([word[:, :count].T for word in words])
         drawn = Drawn({purpose: Numbers(found[:, at]) for at, purpose in enumerate(self._single)}, {})

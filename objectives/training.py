@@ -27,7 +27,7 @@ from objectives.chance import Epoch, Numbers, Purpose
 from objectives.datasets import SearchData
 from objectives.devices import Arriving, moved, seeded
 from objectives.losses import balanced_class_weights, resolve_loss
-from objectives.metrics import evaluate
+from objectives.metrics import evaluated
 from objectives.models import EpochMasks, build, has_batch_statistics, set_masks
 from objectives.optimizers import build_optimizer, effective_batch_size, set_learning_rate
 from objectives.precision import computing
@@ -209,7 +209,7 @@ class Training:
         with torch.inference_mode(), seeded(derive_seed(self.seed, "score", self.epoch), self.device):
             logits_NK = torch.cat([self._logits(self.data.normalise(images_NCHW[part])) for part in parts])
             # Before the loss, for a user's own may change the scores that it is given.
-            metrics, finite = evaluate(logits_NK, labels_N), bool(logits_NK.isfinite().all())
+            metrics, finite = evaluated(logits_NK, labels_N)
             loss = self._weighted(logits_NK, labels_N).mean().item()
         return Scores(loss, metrics, finite)
 

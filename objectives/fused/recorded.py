@@ -34,6 +34,7 @@ from objectives.fused.staging import by_row, each_apart, normalised
 from objectives.fused.state import add_rows
 from objectives.fused.sums import DeviceSums
 from objectives.fused.tables import TrialTables
+from objectives.fused.triton_chance import words_for
 from objectives.fused.update import Rows, Update
 from objectives.losses import LOSSES
 from objectives.recording import Recorder, Recording
@@ -193,7 +194,8 @@ class RecordedSteps:
             self._inbox = Inbox(program.state.idle, rows, turns, program.device)
         table = self._inbox.step_table(rows, self._per_row, turns)
         features = {dropout(layer): size for layer, size in enumerate(program.features) if trials.drops}
-        columns = Columns([purpose(name) for name in trials.amounts], features, program.device)
+        given = [purpose(name) for name in trials.amounts], features, program.device
+        columns = Columns(*given, by=words_for(program.device))
         return _Passes(table, self._record(table, partial(self._do_passes, table, columns)))
 
     def _record_update(self, update: Update, size: int) -> _Update:

@@ -20,7 +20,7 @@ from objectives.fused.program import Program
 from objectives.fused.recorded_scores import RecordedScores
 from objectives.fused.rows import Share, Want, pack, table
 from objectives.fused.staging import Taken, stage_images
-from objectives.metrics import evaluate
+from objectives.metrics import evaluated
 from objectives.training import Scores
 
 
@@ -101,7 +101,7 @@ def scores_of_member(member: Member, logits_NK: Tensor, seconds: float) -> Score
     try:
         with torch.inference_mode(), seeded(chance, logits_NK.device):
             # Before the loss, for a user's own may change the scores that it is given.
-            metrics, finite = evaluate(logits_NK, labels_N), bool(logits_NK.isfinite().all())
+            metrics, finite = evaluated(logits_NK, labels_N)
             loss_N = member.loss.function(logits_NK, labels_N)
             if member.loss.class_weights is not None:
                 loss_N = loss_N * member.loss.class_weights[labels_N]

@@ -1,13 +1,15 @@
-"""The kernels of `triton_convolutions.py`, in Triton's language; imported only where there is Triton.
+"""The kernels of `triton_convolutions.py` and `triton_chance.py`, in Triton's language; imported only where
+there is Triton.
 
 Shapes: R rows, M images of a row, C, O channels in and out of a row, H, W height and width, N places of M
 maps, K = H·W·C numbers under a kernel.
 
-Each is a product of matrices, one for each row, a side of which is read from the map as it is needed: what
-lies under the kernel is never laid out in memory (Chetlur et al. 2014, "cuDNN: Efficient Primitives for Deep
-Learning", section 3.1). A program of the grid computes one block of one row's result, adds up in one order,
-and writes what no other program writes. So no number depends on how many rows there are, on which of them a
-trial has, or on what is in the others; and what isn't read because it lies outside is zero.
+Those of convolutions are products of matrices, one for each row, a side of which is read from the map as it
+is needed: what lies under the kernel is never laid out in memory (Chetlur et al. 2014, "cuDNN: Efficient
+Primitives for Deep Learning", section 3.1). A program of the grid computes one block of one row's result,
+adds up in one order, and writes what no other program writes. So no number depends on how many rows there
+are, on which of them a trial has, or on what is in the others; and what isn't read because it lies outside is
+zero.
 
 Arguments in capitals are fixed when a kernel is compiled. `rows` and `images` are not, and the compiler is
 told not to look at them: a step of fewer rows runs the same machine code. Places in memory are counted in 64
@@ -239,7 +241,37 @@ def _add_parts(
     tl.store(result + number, total.to(result.dtype.element_ty), mask=here)
 
 
+def _philox_words(  # noqa: PLR0917 (a kernel's arguments are positional)
+    counter: tl.tensor,
+    places: tl.tensor,
+    keys: tl.tensor,
+    words: tl.tensor,
+    numbers: tl.tensor,
+    blocks: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
+    """As `objectives.chance.words_of`: for B images and C `blocks` of each, B·C `numbers`, words_4BC.
+
+    The grid: blocks of BC.
+    """
+    number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    here = number < numbers
+    image, block = number // blocks, number % blocks
+    c0 = tl.load(counter + block, mask=here, other=0).to(tl.uint32)
+    c1 = tl.load(places + image, mask=here, other=0).to(tl.uint32)
+    c2 = tl.load(counter + blocks + block, mask=here, other=0).to(tl.uint32)
+    c3 = tl.load(counter + 2 * blocks + block, mask=here, other=0).to(tl.uint32)
+    k0 = tl.load(keys + 2 * image, mask=here, other=0).to(tl.uint32)
+    k1 = tl.load(keys + 2 * image + 1, mask=here, other=0).to(tl.uint32)
+    w0, w1, w2, w3 = tl.philox_impl(c0, c1, c2, c3, k0, k1, 10)
+    tl.store(words + number, w0.to(tl.int64), mask=here)
+    tl.store(words + numbers + number, w1.to(tl.int64), mask=here)
+    tl.store(words + 2 * numbers + number, w2.to(tl.int64), mask=here)
+    tl.store(words + 3 * numbers + number, w3.to(tl.int64), mask=here)
+
+
 forward = triton.jit(_forward, do_not_specialize=["rows", "images"])
 images_gradient = triton.jit(_images_gradient, do_not_specialize=["rows", "images"])
 kernel_gradient = triton.jit(_kernel_gradient, do_not_specialize=["rows", "images"])
 add_parts = triton.jit(_add_parts, do_not_specialize=["parts", "numbers"])
+philox_words = triton.jit(_philox_words, do_not_specialize=["numbers", "blocks"])

@@ -13,6 +13,7 @@ from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
 from objectives.metrics import METRICS, evaluate, worst_metrics
+from tests.contracts.far_device import FAR, FarDevice
 
 EVERY = pytest.mark.parametrize("name", METRICS)
 
@@ -37,7 +38,7 @@ def test_accuracy_and_error_are_shares_of_images() -> None:
 def test_macro_f1_is_that_of_scikit_learn(classes: int) -> None:
     logits_NK, labels_N = predictions(40, classes)  # with 30, some classes have no image, some no prediction
     expected = sklearn_metrics.f1_score(labels_N, logits_NK.argmax(dim=-1), average="macro", zero_division=0)
-    assert METRICS["macro_f1"].function(logits_NK, labels_N) == pytest.approx(expected)
+    assert METRICS["macro_f1"].function(logits_NK, labels_N).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("scale", [1.0, 10.0, 1000.0])
@@ -47,7 +48,9 @@ def test_log_loss_is_that_of_scikit_learn(scale: float) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The y_prob values do not sum to one")
         expected = sklearn_metrics.log_loss(labels_N, (scale * logits_NK).softmax(dim=-1))
-    assert METRICS["log_loss"].function(scale * logits_NK, labels_N) == pytest.approx(expected, rel=1e-6)
+    assert METRICS["log_loss"].function(scale * logits_NK, labels_N).item() == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 @EVERY
@@ -55,7 +58,7 @@ def test_directions_and_worst_values_agree_with_what_is_right_and_wrong(name: st
     metric = METRICS[name]
     labels_N = torch.tensor([0, 1, 2, 0])
     right_NK = 50 * torch.nn.functional.one_hot(labels_N, 3).double()
-    right, wrong = metric.function(right_NK, labels_N), metric.function(-right_NK, labels_N)
+    right, wrong = (metric.function(sign * right_NK, labels_N).item() for sign in (1, -1))
     sign = {"maximize": 1, "minimize": -1}[metric.direction]
     assert sign * right > sign * wrong
     assert wrong == pytest.approx(metric.worst)
@@ -102,12 +105,19 @@ def test_short_numbers_are_counted_in_long_ones(dtype: torch.dtype) -> None:
     assert evaluate(logits_NK, labels_N) == evaluate(logits_NK.double(), labels_N)
 
 
+def test_a_gpu_is_waited_for_once() -> None:
+    with FarDevice() as device:
+        evaluate(*(each.to(FAR, non_blocking=True) for each in predictions()))
+    assert [line.partition(",")[0] for line in device.waited] == ["tolist"]
+    assert device.mixed == []
+
+
 def test_every_value_is_a_python_number() -> None:
     assert {type(value) for value in evaluate(*predictions()).values()} == {float}
 
 
 def test_a_perfect_log_loss_is_not_below_zero() -> None:
-    value = METRICS["log_loss"].function(torch.tensor([[1e4, 0.0]]), torch.tensor([0]))
+    value = METRICS["log_loss"].function(torch.tensor([[1e4, 0.0]]), torch.tensor([0])).item()
     assert str(value) == "0.0"
 
 

@@ -16,13 +16,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from objectives.chance import words_of
 from objectives.devices import reproducible
-from objectives.fused import backends, program, triton_convolutions
+from objectives.fused import backends, program, recorded, triton_convolutions
 from objectives.fused.backends import fastest, setting_of
 from objectives.fused.convolutions import CONVOLUTIONS, Shape
 from objectives.fused.memory import Sizes
+from objectives.fused.triton_chance import gives_the_same, words_by_triton
 from objectives.fused.triton_convolutions import Geometry, map_out
-from tests.contracts.parity_contract import CPU, PAIRS, relative, small_cnn, tiny
+from tests.contracts.parity_contract import CPU, PAIRS, fused_pool, relative, small_cnn, tiny
+from tests.contracts.recorders import Strict
 from tests.objectives.fused.test_convolutions import MODULES, ON_CPU, Drawn, name_of, shape_of
 from tests.objectives.fused.test_parity import lockstep
 
@@ -160,3 +163,21 @@ def test_it_passes_the_trial_of_backends(
         assert fastest(shape_of(MODULES[0], SIDES), setting, CPU, time.thread_time) in there
     assert set(seen) == {torch.float32, torch.bfloat16}
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_random_words_are_those_that_operations_give() -> None:
+    assert gives_the_same(words_by_triton, CPU)
+
+
+def test_a_recorded_step_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of trials that augment and drop, with words by the kernel, leaves the same bits."""
+    found = []
+    for by in (words_of, words_by_triton):
+        monkeypatch.setattr(recorded, "words_for", lambda _, by=by: by)
+        starts = [tiny(3 * number, *PAIRS[number], epochs=1) for number in range(3)]
+        pool = fused_pool(starts, recorder=Strict(watched=0))  # the interpreter has operations of its own
+        for _ in range(3):
+            pool.step()
+        assert pool.why_unrecorded is None
+        found.append(pool.program.state.weights_TP.clone())
+    assert torch.equal(*found)

@@ -20,6 +20,7 @@ from torch import nn
 
 from objectives.fused import triton_convolutions
 from objectives.fused.convolutions import CONVOLUTIONS
+from objectives.fused.triton_chance import words_by_triton
 from objectives.fused.triton_convolutions import (
     Geometry,
     blocks_of,
@@ -127,7 +128,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int],
 
             return start
 
-    for name in ("forward", "images_gradient", "kernel_gradient", "add_parts"):
+    for name in ("forward", "images_gradient", "kernel_gradient", "add_parts", "philox_words"):
         monkeypatch.setattr(triton_kernels, name, Only(getattr(triton_kernels, name)))
 
     def on(capability: int) -> list[Any]:
@@ -199,6 +200,20 @@ def test_other_numbers_of_rows_and_images_take_the_same_machine_code(
         calls.clear()
     assert len(found[0]) == 3
     assert found[1:] == [found[0]] * 3
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [80, 90])
+def test_random_words_compile_once_for_all_sizes(
+    capability: int, compiled: Callable[[int], list[Any]]
+) -> None:
+    calls = compiled(capability)
+    for images, blocks in ((1, 1), (7, 2), (64, 16), (1000, 33)):
+        counter, keys = (torch.zeros(shape, dtype=torch.long) for shape in ((3, blocks), (images, 2)))
+        words_by_triton(counter, torch.zeros(images, dtype=torch.long), keys)
+    assert {call.metadata.name for call in calls} == {"_philox_words"}
+    assert len({call.hash for call in calls}) == 1
+    assert all(call.asm["cubin"] for call in calls)
 
 
 @needs_triton
