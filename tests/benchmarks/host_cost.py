@@ -10,8 +10,8 @@ not. Every round takes the sizes in a turning order.
 
 Per number of slots: CPU seconds of the process's main thread, in microseconds, for a step and for each trial
 that has a part in one; the steps per second that they allow, and the images. Tensors lie in the host's
-memory: what a copy to a GPU or the launch of a graph costs is not in it (`copies` and `operations` say how
-many of them there are in a step, counted over steps that lie apart from those that are timed).
+memory: what a copy to a GPU or the launch of a graph costs is not in it (`operations_per_step`
+says how many there are, counted over steps that lie apart from those that are timed).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.benchmarks import host_cost
 from tests.benchmarks.fused_occupancy import Stay, shares
 from tests.benchmarks.fused_scaling import knee_of
 from tests.benchmarks.reasons import ARITHMETIC, compared, kind_of, missed, profiled
@@ -84,6 +85,16 @@ class TestReasons:
         )
         assert "convolutions are 62% of it, 50 µs against 60" in said
         assert "fused would be 2.00 times as fast" in said
+
+
+def test_what_the_host_does_for_a_step() -> None:
+    found = host_cost.measured([2, 3], images=200, steps=4, rounds=2)
+    assert list(found) == [2, 3]
+    for slots, one in found.items():
+        assert one["n"] == len(one["rounds"]) == 2
+        assert one["microseconds_per_trial_and_step"]["median"] > 0
+        assert all(0 < timed["trials_per_step"] <= slots for timed in one["rounds"])
+        assert 1 <= one["operations_per_step"] < 30, "one copy a step, and what an epoch's beginning takes"
 
 
 SMALL = {
