@@ -47,6 +47,7 @@ SELECT count(*) FROM lab.writes AS point
 JOIN shoal.attempts AS attempt ON attempt.trial_id = point.trial_id AND attempt.number = point.attempt
 JOIN shoal.experiment_studies AS study ON study.id = attempt.study_id
 WHERE study.experiment_id = :id AND point.at > attempt.ended_at
+  AND CAST(point.by AS xid) <> attempt.xmin -- a write that ends its own attempt closes it first, all in one
 """
 ENDS = """
 SELECT trial_id, count(*) FROM shoal.events

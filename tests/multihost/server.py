@@ -34,15 +34,17 @@ password_encryption = 'scram-sha-256'
 """
 RECORDS = """
 CREATE SCHEMA lab;
-CREATE TABLE lab.writes (trial_id integer, attempt integer, epoch integer, at timestamptz);
+CREATE TABLE lab.writes (trial_id integer, attempt integer, epoch integer, at timestamptz, by xid8);
 CREATE FUNCTION lab.note() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO lab.writes VALUES (NEW.trial_id, NEW.attempt, NEW.epoch, clock_timestamp());
+    INSERT INTO lab.writes
+    VALUES (NEW.trial_id, NEW.attempt, NEW.epoch, clock_timestamp(), pg_current_xact_id());
     RETURN NULL;
 END $$;
 CREATE TRIGGER lab_notes AFTER INSERT OR UPDATE ON shoal.epochs FOR EACH ROW EXECUTE FUNCTION lab.note();
 """
-"""Our tables have one row per epoch, which a later attempt replaces: this keeps every one that ever was."""
+"""Our tables have one row per epoch, which a later attempt replaces: this keeps every one that ever was, with
+the transaction that wrote it."""
 
 
 class Server:

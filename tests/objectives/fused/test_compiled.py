@@ -18,9 +18,9 @@ from objectives.base import Choice, TrialStart
 from objectives.devices import reproducible
 from objectives.fused import compiled, recorded
 from objectives.fused.compiled import CompiledUpdates, compiled_for
+from objectives.fused.inbox import bucket
 from objectives.fused.member import Member
 from objectives.fused.pool import Pool
-from objectives.fused.rows import buckets
 from objectives.fused.update import UPDATES, Rows, Update, optimizer_options
 from objectives.recording import Recording, Work
 from tests.contracts.parity_contract import empty_pool, fused_pool, new_member, tiny, train_epoch
@@ -355,14 +355,14 @@ def test_recorded_steps_take_compiled_updates_and_give_the_same(counting: Counti
 @pytest.mark.slow
 def test_a_thousand_admissions_compile_nothing_new(counting: Counting) -> None:
     """Trials of all optimizers come and go; each kind and size is compiled when it first occurs."""
-    slots = 3
-    # Room for a batch of all in every step, so that all three take a step together.
-    pool = empty_pool(tiny(0, "cross_entropy", "sgd"), slots=slots, capacity=30, recorder=Warmed(watched=0))
+    slots = 6
+    # Room for a batch of all in every step, so that all six take a step together.
+    pool = empty_pool(tiny(0, "cross_entropy", "sgd"), slots=slots, capacity=60, recorder=Warmed(watched=0))
     names = list(UPDATES)
     every_size = [name for name in names for _ in range(slots)] + names * slots
     for number, name in enumerate(every_size):
         admit(pool, one_step(number, name))
-    known = len(set(UPDATES.values())) * len(buckets(slots))
+    known = len(set(UPDATES.values())) * len({bucket(count, slots) for count in range(1, slots + 1)})
     assert counters["stats"]["unique_graphs"] == counting.made == known
     chance = random.Random(0)
     for number in range(1000):
