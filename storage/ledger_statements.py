@@ -72,7 +72,7 @@ SELECT held.id, picked.trial_id, picked.number,
        %(worker)s, clock_timestamp() + make_interval(secs => %(ttl)s), clock_timestamp(), %(write)s,
        clock_timestamp()
 FROM picked, held;
-"""  # noqa: S608 (here and below: only our own constants are put in)
+"""
 
 MAKE = f"""
 WITH target AS (
@@ -95,7 +95,7 @@ SELECT target.held, made.trial_id, made.number, 1, %(worker)s,
        clock_timestamp() + make_interval(secs => %(ttl)s), clock_timestamp(), %(write)s, clock_timestamp()
 FROM made, target
 ORDER BY made.number;
-"""  # noqa: S608
+"""
 
 CLAIMED = f"""
 {EVENT}
@@ -103,7 +103,7 @@ SELECT 'claimed', {OF_ATTEMPT}, NULL
 FROM shoal.attempts AS attempt JOIN shoal.experiment_studies AS study ON study.id = attempt.study_id
 WHERE attempt.worker_id = %(worker)s AND attempt.state = 'running' AND attempt.last_write = %(write)s
 ORDER BY attempt.token;
-"""  # noqa: S608
+"""
 
 _LEASES = """
 SELECT place.known, attempt.trial_id, attempt.trial_number, attempt.number, attempt.token, attempt.deadline,

@@ -52,7 +52,7 @@ SELECT CASE WHEN attempt.given_up THEN 'given_up' ELSE 'expired' END,
        json_build_object('reason', attempt.cause, 'trial', attempt.trial_state)
 FROM fate AS attempt
 ORDER BY attempt.token;
-"""  # noqa: S608 (here and below: only our own constants are put in)
+"""
 
 # Somebody deleted the study from Optuna's tables.
 BURY = f"""
@@ -70,7 +70,7 @@ SELECT 'expired', attempt.experiment_id, attempt.study_id, attempt.trial_id, att
        attempt.number, attempt.token, attempt.worker_id, %(write)s,
        json_build_object('reason', 'its trial was deleted')
 FROM over AS attempt ORDER BY attempt.token;
-"""  # noqa: S608
+"""
 
 EXPIRED = """
 SELECT study.name, event.trial_id, event.trial_number, event.attempt, worker.name, event.kind = 'given_up'
@@ -109,7 +109,7 @@ WITH freed AS (
 SELECT 'released', {OF_ATTEMPT}, json_build_object('reason', 'its worker retired')
 FROM freed AS attempt JOIN shoal.experiment_studies AS study ON study.id = attempt.study_id
 ORDER BY attempt.token;
-"""  # noqa: S608
+"""
 
 RETIRE = """
 WITH ended AS (
@@ -182,7 +182,7 @@ INSERT INTO shoal.events (kind, experiment_id, study_id, trial_id, trial_number,
 SELECT 'retried', experiment_id, held, trial_id, number, %(write)s,
        json_build_object('new_number', new_number, 'new_trial_id', new_id)
 FROM pair ORDER BY held, number;
-"""  # noqa: S608
+"""
 
 RETRIED = """
 SELECT study.name, event.trial_number, CAST(event.detail ->> 'new_number' AS int)

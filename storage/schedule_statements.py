@@ -23,7 +23,7 @@ VALUES (:name, CAST(:spec AS json), :cron, :timezone, :overlap, :each, :budget_s
         :late_seconds, :webhook, :webhook_format, CAST(:options AS json), {CLOCK}, {CLOCK}, {CLOCK})
 ON CONFLICT (name) DO NOTHING
 RETURNING {COLUMNS}
-"""  # noqa: S608 (here and below: only our own constants are put in)
+"""
 
 CHANGE = f"""
 UPDATE shoal.schedules
@@ -34,12 +34,12 @@ SET spec = CAST(:spec AS json), cron = :cron, timezone = :timezone, overlap = :o
     decided_until = {CLOCK}, updated_at = {CLOCK}
 WHERE id = :id
 RETURNING {COLUMNS}
-"""  # noqa: S608
+"""
 
 PAUSE = f"""
 UPDATE shoal.schedules SET paused_at = coalesce(paused_at, {CLOCK}), updated_at = {CLOCK}
 WHERE name = :name AND removed_at IS NULL RETURNING {COLUMNS}
-"""  # noqa: S608
+"""
 
 # What was due meanwhile is not made up for: somebody did not want it.
 RESUME = f"""
@@ -47,22 +47,22 @@ UPDATE shoal.schedules
 SET decided_until = CASE WHEN paused_at IS NULL THEN decided_until ELSE {CLOCK} END, paused_at = NULL,
     updated_at = {CLOCK}
 WHERE name = :name AND removed_at IS NULL RETURNING {COLUMNS}
-"""  # noqa: S608
+"""
 
 REMOVE = f"""
 UPDATE shoal.schedules SET removed_at = {CLOCK}, updated_at = {CLOCK}
 WHERE name = :name AND removed_at IS NULL RETURNING {COLUMNS}
-"""  # noqa: S608
+"""
 
 END_QUEUED = f"""
 UPDATE shoal.firings SET state = 'stopped', reason = 'its schedule was removed', ended_at = {CLOCK}
 WHERE schedule_id = :id AND state = 'queued'
-"""  # noqa: S608
+"""
 
 LIVE_FIRINGS = f"""
 SELECT {FIRING} FROM shoal.firings
 WHERE schedule_id = :id AND state IN ('queued', 'running') ORDER BY generation
-"""  # noqa: S608
+"""
 
 ADD = f"""
 INSERT INTO shoal.firings
@@ -74,7 +74,7 @@ SELECT :id, 1 + coalesce(max(generation), 0), :scheduled_for, :manual, :state, :
 FROM shoal.firings WHERE schedule_id = :id
 ON CONFLICT (schedule_id, scheduled_for) DO NOTHING
 RETURNING {FIRING}
-"""  # noqa: S608
+"""
 
 DECIDED = "UPDATE shoal.schedules SET decided_until = greatest(decided_until, :now) WHERE id = :id"
 
@@ -97,7 +97,7 @@ WHERE id = (
 )
 AND (state = 'queued' OR state = 'running' AND lease_until < {CLOCK})
 RETURNING {FIRING}
-"""  # noqa: S608
+"""
 
 NAME_EXPERIMENT = "UPDATE shoal.firings SET experiment = :experiment WHERE id = :id AND attempts = :attempt"
 
@@ -109,7 +109,7 @@ SET spent_seconds = {SPENT}, beaten_at = {CLOCK}, lease_until = {CLOCK} + :lease
 WHERE id = :id AND state = 'running' AND attempts = :attempt
 RETURNING {CLOCK} AS now, spent_seconds,
           (SELECT removed_at IS NOT NULL FROM shoal.schedules WHERE id = schedule_id) AS removed
-"""  # noqa: S608
+"""
 
 END = f"""
 UPDATE shoal.firings
@@ -117,10 +117,10 @@ SET state = :state, reason = :reason, report = :report, ended_at = {CLOCK}, spen
     beaten_at = NULL, lease_until = NULL
 WHERE id = :id AND state = 'running' AND attempts = :attempt
 RETURNING {FIRING}
-"""  # noqa: S608
+"""
 
 RELEASE = f"""
 UPDATE shoal.firings
 SET state = 'queued', reason = :reason, spent_seconds = {SPENT}, beaten_at = NULL, lease_until = NULL
 WHERE id = :id AND state = 'running' AND attempts = :attempt
-"""  # noqa: S608
+"""

@@ -30,7 +30,7 @@ WITH begun AS (
 )
 SELECT number, token, deadline, (SELECT max(epoch) FROM shoal.epochs WHERE trial_id = %(trial)s) AS last_step
 FROM begun
-"""  # noqa: S608 (here and below: only our own constants are put in)
+"""
 
 HOLD = """
 SELECT token, trial_id, state FROM shoal.attempts WHERE token = ANY(%(tokens)s)
@@ -47,7 +47,7 @@ FROM json_to_recordset(CAST(%(said)s AS json))
 WHERE attempt.token = said.token AND attempt.state = 'running' AND attempt.deadline > clock_timestamp()
   AND coalesce(said.first_step > attempt.last_step, true)
 RETURNING attempt.token, attempt.trial_id, {SPOILED}
-"""  # noqa: S608
+"""
 
 DRAWN = f"""
 {EVENT}
@@ -55,7 +55,7 @@ SELECT 'drawn', {OF_ATTEMPT}, json_build_object('sampler_seconds', attempt.sampl
 FROM shoal.attempts AS attempt JOIN shoal.experiment_studies AS study ON study.id = attempt.study_id
 WHERE attempt.token = ANY(%(drawn)s) AND {PASSED}
 ORDER BY attempt.token
-"""  # noqa: S608
+"""
 
 CUT = "SELECT shoal.cut_curves(CAST(%(ended)s AS bigint[]), false)"
 
@@ -75,7 +75,7 @@ SELECT attempt.kind, {OF_ATTEMPT},
        CASE WHEN attempt.reason IS NOT NULL THEN json_build_object('reason', attempt.reason) END
 FROM closed AS attempt JOIN shoal.experiment_studies AS study ON study.id = attempt.study_id
 ORDER BY attempt.token
-"""  # noqa: S608
+"""
 
 REFUSED = f"""
 WITH refused AS (
@@ -90,7 +90,7 @@ WITH refused AS (
     LEFT JOIN json_to_recordset(CAST(%(strange)s AS json)) AS strange(token bigint, reason text)
            ON strange.token = said.token
     LEFT JOIN shoal.attempts AS attempt ON attempt.token = said.token
-{REFUSALS_TOLD}"""  # noqa: S608
+{REFUSALS_TOLD}"""
 
 HELD_BY = """
 SELECT token, trial_id FROM shoal.attempts WHERE worker_id = %(worker)s AND state = 'running'
@@ -109,7 +109,7 @@ WHERE attempt.state = 'running' AND study.experiment_id = %(experiment)s
   AND (attempt.deadline <= clock_timestamp() OR attempt.worker_id = ANY(%(dead)s))
 ORDER BY attempt.trial_id
 FOR NO KEY UPDATE OF attempt SKIP LOCKED
-"""  # noqa: S608
+"""
 
 RETRIED = """
 INSERT INTO shoal.events (kind, experiment_id, study_id, trial_id, trial_number, detail)

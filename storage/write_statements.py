@@ -21,12 +21,12 @@ SELECT count(*) FROM (
     WHERE attempt.token = ANY({TOKENS}) ORDER BY attempt.trial_id
     FOR NO KEY UPDATE OF trial, attempt
 ) AS held;
-"""  # noqa: S608
+"""
 
 LANDED = f"""
 SELECT EXISTS (SELECT FROM shoal.attempts WHERE token = ANY({TOKENS}) AND last_write = %(write)s)
     OR EXISTS (SELECT FROM shoal.events WHERE write = %(write)s)
-"""  # noqa: S608
+"""
 """After HOLD: whether a write whose answer was lost had been committed."""
 
 ANSWER = """
@@ -55,7 +55,7 @@ WHERE attempt.token = said.token AND attempt.token = ANY({TOKENS})
   AND attempt.state = 'running' AND attempt.deadline > clock_timestamp()
   AND coalesce(said.first_step > attempt.last_step, true)
   AND attempt.last_write IS DISTINCT FROM %(write)s;
-"""  # noqa: S608
+"""
 
 PASSED = f"""attempt.token = ANY({TOKENS}) AND coalesce(
         attempt.last_write = %(write)s AND attempt.xmin = CAST(pg_current_xact_id() AS xid), false)"""
@@ -112,7 +112,7 @@ SELECT 'drawn', {OF_ATTEMPT}, json_build_object('sampler_seconds', attempt.sampl
 FROM shoal.attempts AS attempt JOIN shoal.experiment_studies AS study ON study.id = attempt.study_id
 WHERE attempt.token = ANY(CAST(%(drawn)s AS bigint[])) AND {PASSED}
 ORDER BY attempt.token;
-"""  # noqa: S608
+"""
 
 NOTE = f"""
 INSERT INTO trial_user_attributes (trial_id, key, value_json)
@@ -121,7 +121,7 @@ FROM json_to_recordset(CAST(%(notes)s AS json)) AS said(token bigint, key text, 
 JOIN shoal.attempts AS attempt ON attempt.token = said.token AND {PASSED}
 ORDER BY attempt.trial_id
 {OVER_NOTES};
-"""  # noqa: S608
+"""
 
 SAID_EPOCHS = f"""
 SELECT said.*, attempt.trial_id, attempt.number, attempt.study_id, attempt.trial_number,
@@ -131,13 +131,13 @@ FROM json_to_recordset(CAST(%(epochs)s AS json)) AS said(
     gradient_norm float8, learning_rate float8, seconds float8, images_per_second float8,
     diverged boolean, value float8)
 JOIN shoal.attempts AS attempt ON attempt.token = said.token AND {PASSED}
-"""  # noqa: S608
+"""
 
 REPORT = f"""
 INSERT INTO trial_intermediate_values (trial_id, step, intermediate_value, intermediate_value_type)
 SELECT trial_id, epoch, value, 'FINITE' FROM ({SAID_EPOCHS}) AS said ORDER BY trial_id, epoch
 {OVER_REPORTS};
-"""  # noqa: S608
+"""
 
 POINTS = f"""
 INSERT INTO shoal.epochs
@@ -148,7 +148,7 @@ SELECT trial_id, epoch, number, study_id, trial_number, train_loss, validation_l
        least(clock_timestamp(), ended_at)
 FROM ({SAID_EPOCHS}) AS said ORDER BY trial_id, epoch
 {OVER_POINTS};
-"""  # noqa: S608
+"""
 
 # A trial that went on from before an epoch which an earlier attempt had reported may end there:
 # then what came after is no part of its curve.
@@ -158,7 +158,7 @@ FROM json_to_recordset(CAST(%(endings)s AS json)) AS said(token bigint, state te
 JOIN shoal.attempts AS attempt ON attempt.token = said.token AND {PASSED}
 WHERE said.state IN ('complete', 'pruned') AND attempt.number > 1
 HAVING count(*) > 0;
-"""  # noqa: S608
+"""
 
 ENDED = f"""
 WITH ended AS MATERIALIZED (
@@ -183,13 +183,13 @@ WITH ended AS MATERIALIZED (
     SET state = CAST(fate.becomes AS trialstate),
         datetime_complete = CASE WHEN fate.becomes = 'WAITING' THEN trial.datetime_complete ELSE {NOW} END
     FROM fate WHERE trial.trial_id = fate.trial_id
-)"""  # noqa: S608
+)"""
 
 COMPLETED = f""", completed AS (
     INSERT INTO trial_values (trial_id, objective, value, value_type)
     SELECT trial_id, 0, value, 'FINITE' FROM fate WHERE becomes = 'COMPLETE'
     {OVER_VALUES}
-)"""  # noqa: S608
+)"""
 
 # Its value is its last report, as Optuna's `tell` has it (optuna/study/_tell.py).
 PRUNED = f""", pruned AS (
@@ -201,7 +201,7 @@ PRUNED = f""", pruned AS (
     ) AS point
     WHERE fate.becomes = 'PRUNED' AND point.intermediate_value_type = 'FINITE'
     {OVER_VALUES}
-)"""  # noqa: S608
+)"""
 
 FAILED = """, noted AS (
     INSERT INTO trial_user_attributes (trial_id, key, value_json)
@@ -214,7 +214,7 @@ WAITING = f""", unmarked AS (
     UPDATE trial_user_attributes SET value_json = 'null'
     WHERE trial_id = ANY(ARRAY(SELECT trial_id FROM fate WHERE becomes = 'WAITING'))
       AND key = '{SEED_KEY}'
-)"""  # noqa: S608
+)"""
 
 CLOSED = """, closed AS (
     UPDATE shoal.attempts AS attempt
@@ -231,7 +231,7 @@ SELECT CASE WHEN attempt.given_up THEN 'given_up' WHEN said_state = 'retry' THEN
        CASE WHEN attempt.reason IS NOT NULL THEN json_build_object('reason', attempt.reason) END
 FROM fate AS attempt JOIN shoal.experiment_studies AS study ON study.id = attempt.study_id
 ORDER BY attempt.token;
-"""  # noqa: S608
+"""
 
 
 def end(states: Collection[EndState], *, closes: bool) -> str:
@@ -264,7 +264,7 @@ JOIN shoal.attempts AS attempt ON attempt.token = said.token AND {PASSED}
 JOIN shoal.experiment_studies AS study ON study.id = attempt.study_id
 ORDER BY said.trial_id, said.seed
 ON CONFLICT (trial_id, seed) WHERE purpose = 'retraining' DO NOTHING;
-"""  # noqa: S608
+"""
 
 REFUSALS_TOLD = f"""), told AS (
     {EVENT}
@@ -276,7 +276,7 @@ REFUSALS_TOLD = f"""), told AS (
     ORDER BY refused.token
 )
 SELECT token, reason FROM refused
-"""  # noqa: S608
+"""
 """The end of a statement that begins with `refused`: tokens and reasons go into the history, and out."""
 
 # Mostly nothing is refused; then no table is looked through.
@@ -299,4 +299,4 @@ WITH kept_out AS MATERIALIZED (
     LEFT JOIN trials AS trial ON trial.trial_id = attempt.trial_id
 {REFUSALS_TOLD}UNION ALL
 SELECT token, NULL FROM shoal.events WHERE write = %(write)s AND kind = 'given_up'
-"""  # noqa: S608
+"""

@@ -115,5 +115,5 @@ def _crossing(name: str, tensors: Sequence[Tensor], given: dict[str, Any]) -> st
     return "to the device" if target else "to the host"
 
 
-def _is_far(device: object) -> bool:
-    return device is not None and torch.device(device) == FAR  # type: ignore[arg-type]
+def _is_far(device: Any) -> bool:
+    return device is not None and torch.device(device) == FAR

@@ -11,6 +11,7 @@ from search.trials.claims import Claim, Verdict
 from storage import queries
 from storage.database import Database
 from storage.experiments import Experiments
+from storage.metric_values import ToldState
 from storage.pages import Pages
 from tests.contracts.experiments import Running, pausing_spec, prepared, small_spec
 from tests.search.serve.test_app import Ask, ask, reading, shown
@@ -76,7 +77,9 @@ def test_the_table_of_methods_and_its_bars(ask: Ask, reading: Database, running:
 
 
 @pytest.mark.parametrize("state", ["paused", "waiting", "running"])
-def test_trials_are_called_and_found_by_it(ask: Ask, reading: Database, running: Running, state: str) -> None:
+def test_trials_are_called_and_found_by_it(
+    ask: Ask, reading: Database, running: Running, state: ToldState
+) -> None:
     pages = Pages(reading)
     total = sum(one[state] for one in counts(pages, running).values())
     address = f"/experiments/{running.experiment.id}?state={state}"
@@ -86,7 +89,7 @@ def test_trials_are_called_and_found_by_it(ask: Ask, reading: Database, running:
     assert re.findall(r'<span class="state (\w+)">', table) == [state] * total
     assert f"<option selected>{state}</option>" in table
     for method, states in counts(pages, running).items():
-        found = pages.trials(running.experiment.id, method=method, state=state, limit=99)  # type: ignore[arg-type]
+        found = pages.trials(running.experiment.id, method=method, state=state, limit=99)
         assert len(found) == states[state]
         assert all(bool(row.epochs) == (state == "paused") for row in found)
 

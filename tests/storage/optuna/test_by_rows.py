@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 import optuna
 import pytest
@@ -16,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from storage.database import Database
 from storage.optuna import trials as reading
 from storage.optuna.shoal_storage import ShoalStorage
-from tests.contracts.postgres_proxy import PostgresProxy
+from tests.contracts.postgres_proxy import Break, PostgresProxy
 from tests.contracts.wire import Wire, wired
 from tests.storage.optuna.spaces import SIX
 
@@ -182,8 +183,8 @@ def test_what_was_taken_while_it_was_read_is_read_once_more(
     stock.set_trial_state_values(trial_id, WAITING)
     read = reading.read_trials
 
-    def slow(*asked: object) -> object:
-        found = read(*asked)  # type: ignore[arg-type]
+    def slow(*asked: Any) -> object:
+        found = read(*asked)
         assert storage.set_trial_state_values(trial_id, RUNNING)
         return found
 
@@ -221,12 +222,12 @@ def test_who_wants_all_is_not_given_what_another_thread_read_by_rows(
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_reading_whose_connection_breaks_is_tried_again(
-    study_id: int, empty_url: str, stock: RDBStorage, when: str
+    study_id: int, empty_url: str, stock: RDBStorage, when: Break
 ) -> None:
     with PostgresProxy(empty_url) as proxy, ShoalStorage(proxy.url) as through:
         trials = by_rows(through, study_id)
         stock.set_trial_state_values(trials[1]._trial_id, RUNNING)
-        proxy.break_at("changed", when)  # type: ignore[arg-type]
+        proxy.break_at("changed", when)
         assert by_rows(through, study_id) == stock.get_all_trials(study_id)
         assert proxy.broken == 1
 
