@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -176,12 +176,9 @@ class Experiments:
         """
         statement = "SELECT stop_requested, updated_at FROM shoal.experiments WHERE id = %(id)s"
         values = {"id": experiment_id}
-        # One message: all workers ask several times a second.
-        if waits:
+        with nullcontext() if waits else crowds.in_line(None):
+            # One message: all workers ask several times a second.
             rows = self.database.retrying(lambda _unsure: self.database.script(statement, values))
-        else:
-            with crowds.in_line(None):
-                rows = self.database.script(statement, values)
         if not rows:
             raise ExperimentNotFound(f"there is no experiment with id {experiment_id}")
         return bool(rows[0][0]), rows[0][1]

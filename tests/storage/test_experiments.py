@@ -12,6 +12,7 @@ from storage.control import control_key
 from storage.database import Database, lock_number
 from storage.errors import ExperimentBusy, ExperimentExists, ExperimentNotFound, ValueRefused
 from storage.experiments import Experiments
+from tests.conftest import on_server
 
 STUDIES = [("grid", 0, "digits/grid/0"), ("grid", 1, "digits/grid/1"), ("tpe", 0, "digits/tpe/0")]
 
@@ -118,6 +119,16 @@ def test_stop_can_be_asked_for_and_taken_back(experiments):
     assert experiments.stop_requested(created.id)
     experiments.request_stop(created.id, False)
     assert not experiments.stop_requested(created.id)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_connection_that_broke_meanwhile_costs_a_look_nothing(experiments, postgres_url, waits):
+    created = create(experiments)
+    assert experiments.pulse(created.id, waits=waits)[0] is False
+    pid = experiments.database.script("SELECT pg_backend_pid()", ())[0][0]
+    on_server(postgres_url, f"SELECT pg_terminate_backend({pid}, 10000)", "")
+    experiments.request_stop(created.id)
+    assert experiments.pulse(created.id, waits=waits)[0] is True
 
 
 def test_unknown_ids(experiments):
