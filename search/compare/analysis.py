@@ -75,16 +75,7 @@ def analyse(comparison: Comparison, *, resamples: int = RESAMPLES) -> Analysis:
     replicates = counted_replicates(comparison)
     worst = worst_value(comparison)
     rules = _rules(comparison, declared, resamples)
-    anytimes = tuple(
-        anytime(
-            comparison,
-            axis,
-            replicates,
-            declared=axis == declared.declared_axis,
-            resamples=min(resamples, BAND_RESAMPLES),
-        )
-        for axis in AXES
-    )
+    anytimes = _anytimes(comparison, declared, replicates, resamples)
     first = _first(anytimes, budget_axis(declared.declared_axis, declared.pruner))
     studies = _studies(comparison, replicates, first)
     outcome = primary(
@@ -136,6 +127,21 @@ def analyse(comparison: Comparison, *, resamples: int = RESAMPLES) -> Analysis:
             retrained=declared.settings.retrain.seeds,
         ),
         notes=said,
+    )
+
+
+def _anytimes(
+    comparison: Comparison, declared: Protocol, replicates: tuple[int, ...], resamples: int
+) -> tuple[Anytime, ...]:
+    return tuple(
+        anytime(
+            comparison,
+            axis,
+            replicates,
+            declared=axis == declared.declared_axis,
+            resamples=min(resamples, BAND_RESAMPLES),
+        )
+        for axis in AXES
     )
 
 

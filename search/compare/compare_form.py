@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from search.compare.base import Direction
-from search.compare.document import table_form, to_json
+from search.compare.document import to_json
+from search.compare.document_blocks import table_form
 from search.compare.primary import OutcomeKind
 from search.compare.report_blocks import Form, TableForm
 from search.compare.together import Together

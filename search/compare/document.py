@@ -15,18 +15,28 @@ from search.compare import report_blocks as blocks
 from search.compare import report_form as form
 from search.compare.analysis import Analysis
 from search.compare.base import Comparison, Reading
-from search.compare.budgets import AnytimeMethod
-from search.compare.efficiency import AxisEfficiency, MethodEfficiency
+from search.compare.budgets import Anytime, AnytimeMethod, Axis
+from search.compare.cuts import MethodCut
+from search.compare.document_blocks import (
+    band_form,
+    counts_form,
+    curve_form,
+    distribution_form,
+    interval_form,
+    numbers,
+    speed_up_form,
+    table_form,
+)
+from search.compare.efficiency import AxisEfficiency, Efficiency, MethodEfficiency
 from search.compare.headline import MethodResult, Retrained, StudyResult
-from search.compare.outcomes import Counts, MethodOutcomes, count
+from search.compare.outcomes import MethodOutcomes, count
 from search.compare.pairs import PairFinding
+from search.compare.primary import Primary
+from search.compare.protocol import Entry, Protocol
+from search.compare.regret import ExpectedBest, Regret
 from search.compare.report_form import SCHEMA
-from search.compare.statistics.anytime import Band
-from search.compare.statistics.base import FloatArray, Interval
 from search.compare.statistics.hypothesis_tests import RankTest
-from search.compare.statistics.intervals import Distribution
-from search.compare.statistics.targets import Ratio, SpeedUp
-from search.compare.tables import Table, Value
+from search.compare.tables import Table
 
 __all__ = ["SCHEMA", "Json", "document", "plain", "to_json"]
 
@@ -58,8 +68,7 @@ def plain(value: object) -> object:
 
 def report(comparison: Comparison, analysis: Analysis, tables: Sequence[Table]) -> form.Report:
     """The document as checked values."""
-    settings, rules, primary = analysis.protocol.settings, analysis.rules, analysis.primary
-    found = analysis.conclusion
+    found, rules = analysis.conclusion, analysis.rules
     return form.Report(
         schema=SCHEMA,
         experiment=comparison.experiment,
@@ -70,104 +79,74 @@ def report(comparison: Comparison, analysis: Analysis, tables: Sequence[Table]) 
             name=comparison.metric, direction=comparison.direction, scale=rules.scale, unit=rules.unit
         ),
         replicates=form.ReplicatesForm(run=comparison.replicates, counted=analysis.replicates),
-        declared=form.DeclaredForm(
-            axis=settings.axis,
-            pairs=analysis.protocol.pairs,
-            alpha=settings.alpha,
-            smallest_difference=settings.smallest_difference,
-            meaningful=settings.meaningful,
-            power=settings.power,
-            retraining_seeds=settings.retrain.seeds,
-            retraining_at_least=settings.retrain.at_least,
-        ),
+        declared=_declared(analysis.protocol),
         verdict=form.VerdictForm(text=found.verdict, claims=found.claims, not_shown=found.not_shown),
         notes=tuple(blocks.NoteForm(kind=note.kind, text=note.text) for note in analysis.notes),
-        primary=form.PrimaryForm(
-            kind=primary.kind,
-            title=primary.title,
-            text=primary.text,
-            axis=primary.axis,
-            budget=primary.budget,
-            retrained=primary.retrained,
-            to_retrain=primary.to_retrain,
-            ranked=primary.ranked,
-            seeds_needed=primary.needed,
-            lacking=tuple(form.LackingForm(**asdict(one)) for one in primary.lacking),
-            common_budget=primary.common,
-            beyond_budget=primary.beyond,
-            missing=primary.missing,
-            values=tuple(
-                form.ValueForm(method=method, replicate=replicate, value=value)
-                for method, values in primary.values.items()
-                for replicate, value in values.items()
-            ),
-        ),
+        primary=_primary(analysis.primary),
         methods=tuple(
             _method(comparison, method, outcomes)
             for method, outcomes in zip(analysis.methods, analysis.outcomes, strict=True)
         ),
-        pairs=tuple(_pair(pair) for pair in analysis.pairs),
-        anytime=tuple(
-            form.AnytimeForm(
-                axis=entry.axis,
-                declared=entry.declared,
-                budget=entry.budget,
-                methods=tuple(_anytime(method) for method in entry.methods),
-            )
-            for entry in analysis.anytime
-        ),
-        cuts=tuple(
-            form.CutForm(
-                axis=budget.axis,
-                fraction=cut.fraction,
-                position=cut.position,
-                method=cut.method,
-                values=None if cut.values is None else blocks.QuartilesForm(**asdict(cut.values)),
-                missing=cut.missing,
-            )
-            for budget in analysis.cuts
-            for cut in budget.cuts
-        ),
-        efficiency=form.TargetForm(
-            target=analysis.efficiency.target,
-            text=analysis.efficiency.text,
-            methods=tuple(
-                _efficiency(axis, method) for axis in analysis.efficiency.axes for method in axis.methods
-            ),
-        ),
-        expected_best=_expected_best(analysis),
-        regret=_regret(analysis),
-        studies=tuple(_study(study) for study in analysis.studies),
-        test_readings=tuple(_reading(reading) for reading in comparison.readings),
-        protocol=tuple(blocks.EntryForm(**asdict(entry)) for entry in analysis.protocol.entries),
-        space=tuple(blocks.EntryForm(**asdict(entry)) for entry in analysis.protocol.space),
-        tables=tuple(table_form(table) for table in tables),
+        pairs=tuple(map(_pair, analysis.pairs)),
+        anytime=tuple(map(_anytime, analysis.anytime)),
+        cuts=tuple(_cut(budget.axis, cut) for budget in analysis.cuts for cut in budget.cuts),
+        efficiency=_target(analysis.efficiency),
+        expected_best=_expected_best(analysis.expected_best),
+        regret=_regret(analysis.regret),
+        studies=tuple(map(_study, analysis.studies)),
+        test_readings=tuple(map(_reading, comparison.readings)),
+        protocol=tuple(map(_entry, analysis.protocol.entries)),
+        space=tuple(map(_entry, analysis.protocol.space)),
+        tables=tuple(map(table_form, tables)),
         spec=_mapping(comparison.spec),
         environment=_mapping(comparison.environment),
     )
 
 
-def table_form(table: Table) -> blocks.TableForm:
-    """A table as JSON has it."""
-    return blocks.TableForm(
-        key=table.key,
-        title=table.title,
-        caption=table.caption,
-        exploratory=table.exploratory,
-        columns=tuple(blocks.ColumnForm(**asdict(column)) for column in table.columns),
-        values=tuple(tuple(_cell(cell.value) for cell in row) for row in table.rows),
-        texts=tuple(tuple(cell.text for cell in row) for row in table.rows),
-    )
-
-
-def _cell(value: Value) -> Value:
-    """A table's value; null for NaN or infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _mapping(value: object) -> Json:
     """A mapping in terms of JSON; an empty one for anything else."""
     return {str(key): plain(entry) for key, entry in value.items()} if isinstance(value, Mapping) else {}
+
+
+def _declared(protocol: Protocol) -> form.DeclaredForm:
+    settings = protocol.settings
+    return form.DeclaredForm(
+        axis=settings.axis,
+        pairs=protocol.pairs,
+        alpha=settings.alpha,
+        smallest_difference=settings.smallest_difference,
+        meaningful=settings.meaningful,
+        power=settings.power,
+        retraining_seeds=settings.retrain.seeds,
+        retraining_at_least=settings.retrain.at_least,
+    )
+
+
+def _entry(entry: Entry) -> blocks.EntryForm:
+    return blocks.EntryForm(**asdict(entry))
+
+
+def _primary(primary: Primary) -> form.PrimaryForm:
+    return form.PrimaryForm(
+        kind=primary.kind,
+        title=primary.title,
+        text=primary.text,
+        axis=primary.axis,
+        budget=primary.budget,
+        retrained=primary.retrained,
+        to_retrain=primary.to_retrain,
+        ranked=primary.ranked,
+        seeds_needed=primary.needed,
+        lacking=tuple(form.LackingForm(**asdict(one)) for one in primary.lacking),
+        common_budget=primary.common,
+        beyond_budget=primary.beyond,
+        missing=primary.missing,
+        values=tuple(
+            form.ValueForm(method=method, replicate=replicate, value=value)
+            for method, values in primary.values.items()
+            for replicate, value in values.items()
+        ),
+    )
 
 
 def _method(comparison: Comparison, method: MethodResult, outcomes: MethodOutcomes) -> form.MethodForm:
@@ -176,11 +155,11 @@ def _method(comparison: Comparison, method: MethodResult, outcomes: MethodOutcom
         method=method.method,
         settings=_mapping(settings.get(method.method) if isinstance(settings, Mapping) else None),
         replicates=method.replicates,
-        score=_distribution(method.score),
-        searched=_distribution(method.searched),
-        selection_bias=_distribution(method.selection_bias),
+        score=distribution_form(method.score),
+        searched=distribution_form(method.searched),
+        selection_bias=distribution_form(method.selection_bias),
         best_study=None if method.best is None else method.best.study.name,
-        trials=_counts(outcomes.counts),
+        trials=counts_form(outcomes.counts),
         shared_trials=outcomes.shared,
         epochs=outcomes.epochs,
         train_seconds=outcomes.train_seconds,
@@ -188,27 +167,6 @@ def _method(comparison: Comparison, method: MethodResult, outcomes: MethodOutcom
         idle_seconds=outcomes.idle_seconds,
         edges=tuple(blocks.EdgeForm(**asdict(edge)) for edge in outcomes.edges),
     )
-
-
-def _counts(counts: Counts) -> blocks.CountsForm:
-    return blocks.CountsForm(
-        total=counts.total,
-        complete=counts.complete,
-        pruned=counts.pruned,
-        diverged=counts.diverged,
-        failed=counts.failed,
-        running=counts.running,
-        waiting=counts.waiting,
-        retried_attempts=counts.retried,
-    )
-
-
-def _interval(interval: Interval | None) -> blocks.IntervalForm | None:
-    return None if interval is None else blocks.IntervalForm(**asdict(interval))
-
-
-def _distribution(found: Distribution | None) -> blocks.DistributionForm | None:
-    return None if found is None else blocks.DistributionForm.model_validate(asdict(found))
 
 
 def _pair(pair: PairFinding) -> form.PairForm:
@@ -219,9 +177,9 @@ def _pair(pair: PairFinding) -> form.PairForm:
         outcome=pair.outcome,
         declared=pair.declared,
         replicates=result.replicates,
-        difference=_interval(result.difference),
-        superiority=_interval(result.superiority),
-        superiority_all_pairs=_interval(result.superiority_all_pairs),
+        difference=interval_form(result.difference),
+        superiority=interval_form(result.superiority),
+        superiority_all_pairs=interval_form(result.superiority_all_pairs),
         test=_test(result.test),
         holm_p=result.holm_p,
         pairs_tested=result.pairs_tested,
@@ -236,41 +194,47 @@ def _test(test: RankTest | None) -> form.TestForm | None:
     return None if test is None else form.TestForm(test=test.test, method=test.method, p=test.p_value)
 
 
-def _anytime(method: AnytimeMethod) -> form.AnytimeMethodForm:
+def _anytime(found: Anytime) -> form.AnytimeForm:
+    return form.AnytimeForm(
+        axis=found.axis,
+        declared=found.declared,
+        budget=found.budget,
+        methods=tuple(map(_anytime_method, found.methods)),
+    )
+
+
+def _anytime_method(method: AnytimeMethod) -> form.AnytimeMethodForm:
     return form.AnytimeMethodForm(
         method=method.method,
-        band=None if method.band is None else _band(method.band),
+        band=None if method.band is None else band_form(method.band),
         curves=tuple(
-            blocks.CurveForm(
-                replicate=replicate,
-                positions=_numbers(curve.positions),
-                values=_numbers(curve.values),
-                end=curve.end,
-                area=method.areas.get(replicate),
-            )
+            curve_form(replicate, curve, method.areas.get(replicate))
             for replicate, curve in method.curves.items()
         ),
     )
 
 
-def _band(band: Band) -> blocks.BandForm:
-    return blocks.BandForm(
-        positions=_numbers(band.axis),
-        median=_numbers(band.median),
-        low_quartile=_numbers(band.low_quartile),
-        high_quartile=_numbers(band.high_quartile),
-        low=None if band.low is None else _numbers(band.low),
-        high=None if band.high is None else _numbers(band.high),
-        level=band.level,
+def _cut(axis: Axis, cut: MethodCut) -> form.CutForm:
+    return form.CutForm(
+        axis=axis,
+        fraction=cut.fraction,
+        position=cut.position,
+        method=cut.method,
+        values=None if cut.values is None else blocks.QuartilesForm(**asdict(cut.values)),
+        missing=cut.missing,
     )
 
 
-def _numbers(array: FloatArray) -> tuple[float, ...]:
-    return tuple(array.tolist())
+def _target(found: Efficiency) -> form.TargetForm:
+    return form.TargetForm(
+        target=found.target,
+        text=found.text,
+        methods=tuple(_efficiency(axis, method) for axis in found.axes for method in axis.methods),
+    )
 
 
 def _efficiency(axis: AxisEfficiency, method: MethodEfficiency) -> form.EfficiencyForm:
-    success = _interval(method.success)
+    success = interval_form(method.success)
     assert success is not None
     return form.EfficiencyForm(
         axis=axis.axis,
@@ -281,40 +245,20 @@ def _efficiency(axis: AxisEfficiency, method: MethodEfficiency) -> form.Efficien
         success=success,
         expected_running_time=method.expected_running_time,
         median_time=method.survival.median,
-        speed_up=None if method.speed_up is None else _speed_up(method.speed_up),
+        speed_up=None if method.speed_up is None else speed_up_form(method.speed_up),
     )
 
 
-def _speed_up(found: SpeedUp) -> blocks.SpeedUpForm:
-    return blocks.SpeedUpForm(
-        ratio=_ratio(found.ratio),
-        low=None if found.low is None else _ratio(found.low),
-        high=None if found.high is None else _ratio(found.high),
-        level=found.level,
-        text=str(found),
-    )
-
-
-def _ratio(found: Ratio) -> blocks.CensoredForm:
-    return blocks.CensoredForm(
-        value=found.value, censored=found.bound == "at_least", bound=found.bound, text=str(found)
-    )
-
-
-def _expected_best(analysis: Analysis) -> form.ExpectedBestForm | None:
-    found = analysis.expected_best
+def _expected_best(found: ExpectedBest | None) -> form.ExpectedBestForm | None:
     if found is None:
         return None
     return form.ExpectedBestForm(
-        trials=found.trials, replicates=found.replicates, expected=_numbers(found.values)
+        trials=found.trials, replicates=found.replicates, expected=numbers(found.values)
     )
 
 
-def _regret(analysis: Analysis) -> form.RegretForm | None:
-    found = analysis.regret
-    if found is None:
-        return None
-    return form.RegretForm.model_validate(asdict(found))
+def _regret(found: Regret | None) -> form.RegretForm | None:
+    return None if found is None else form.RegretForm.model_validate(asdict(found))
 
 
 def _study(study: StudyResult) -> form.StudyForm:
@@ -323,7 +267,7 @@ def _study(study: StudyResult) -> form.StudyForm:
         method=study.method,
         replicate=study.replicate,
         counted=study.counted,
-        trials=_counts(count(study.study.trials)),
+        trials=counts_form(count(study.study.trials)),
         winner=_winner(study),
         searched=study.searched,
         at_budget=study.at_budget,

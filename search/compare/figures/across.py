@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from search.compare import cells
 from search.compare.base import Direction
 from search.compare.figures.base import (
+    LEGEND_ABOVE,
     Data,
     Figure,
     Json,
@@ -181,7 +182,7 @@ def parallelism_figure(regrets: Mapping[str, Mapping[int, Sequence[float]]], met
                     "layout": layout(
                         axis("trials of a study in flight (log scale)", type="log", dtick="D2"),
                         axis(f"regret in {label(metric)}", rangemode="tozero"),
-                        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+                        legend=LEGEND_ABOVE,
                     ),
                 },
                 "Regret against trials in flight; the table below gives medians.",

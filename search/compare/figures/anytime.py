@@ -68,57 +68,12 @@ def figure_on(kind: Axis) -> Builder:
 
 
 def _figure(material: Material, found: Anytime, key: str, title: str) -> Figure:
-    _, x_title, _ = WORDS[found.axis]
     drawn = [method for method in found.methods if method.curves]
-    window = _window(found)
     several = any(len(method.curves) > 1 for method in drawn)
-    data: list[Json] = []
-    for method in drawn:
-        index = material.index(method.method)
-        if several:
-            data.extend(_replicates(method, index))
-            if method.band is not None:
-                data.extend(_areas(method.band, index))
-        data.append(_line(method, index))
-    ends = [(method.method, material.index(method.method), _last(method)) for method in drawn]
-    x = axis(x_title, rangemode="tozero")
-    y = axis(f"best {material.metric} so far", range=window)
-    marks = end_labels(ends, window[0], window[1])
-    shapes: list[Json] = []
-    if found.budget is not None:
-        shapes.append(
-            {
-                "type": "line",
-                "x0": found.budget,
-                "x1": found.budget,
-                "yref": "paper",
-                "y0": 0,
-                "y1": 1,
-                "line": {"width": 1, "dash": "dot", "color": "var(--rule-strong)"},
-                "layer": "below",
-            }
-        )
-        marks.append(
-            note(
-                "common budget",
-                x=found.budget,
-                yref="paper",
-                y=0,
-                xanchor="right",
-                yanchor="bottom",
-                xshift=-4,
-            )
-        )
+    window = _window(found)
     plot: Json = {
-        "data": data,
-        "layout": layout(
-            x,
-            y,
-            hovermode="x unified",
-            annotations=marks,
-            shapes=shapes,
-            margin=label_margin(entry[0] for entry in ends),
-        ),
+        "data": _traces(material, drawn, several=several),
+        "layout": _layout(material, found, drawn, window),
     }
     return Figure(
         key=key,
@@ -130,6 +85,57 @@ def _figure(material: Material, found: Anytime, key: str, title: str) -> Figure:
         views=VIEWS if several else (),
         exploratory=not found.declared,
     )
+
+
+def _traces(material: Material, drawn: Sequence[AnytimeMethod], *, several: bool) -> list[Json]:
+    """Each method's line, over what shows its replicates where any method has `several`."""
+    data: list[Json] = []
+    for method in drawn:
+        index = material.index(method.method)
+        if several:
+            data.extend(_replicates(method, index))
+            if method.band is not None:
+                data.extend(_areas(method.band, index))
+        data.append(_line(method, index))
+    return data
+
+
+def _layout(
+    material: Material, found: Anytime, drawn: Sequence[AnytimeMethod], window: Sequence[float]
+) -> Json:
+    """Methods are named at the ends of their lines, and the common budget has one of its own."""
+    _, x_title, _ = WORDS[found.axis]
+    ends = [(method.method, material.index(method.method), _last(method)) for method in drawn]
+    marks = end_labels(ends, window[0], window[1])
+    shapes: list[Json] = []
+    if found.budget is not None:
+        line, words = _budget(found.budget)
+        shapes.append(line)
+        marks.append(words)
+    return layout(
+        axis(x_title, rangemode="tozero"),
+        axis(f"best {material.metric} so far", range=window),
+        hovermode="x unified",
+        annotations=marks,
+        shapes=shapes,
+        margin=label_margin(name for name, _, _ in ends),
+    )
+
+
+def _budget(at: float) -> tuple[Json, Json]:
+    """The upright line at the common budget, and its name."""
+    line: Json = {
+        "type": "line",
+        "x0": at,
+        "x1": at,
+        "yref": "paper",
+        "y0": 0,
+        "y1": 1,
+        "line": {"width": 1, "dash": "dot", "color": "var(--rule-strong)"},
+        "layer": "below",
+    }
+    words = note("common budget", x=at, yref="paper", y=0, xanchor="right", yanchor="bottom", xshift=-4)
+    return line, words
 
 
 def _caption(material: Material, found: Anytime, *, several: bool, cut: bool) -> str:

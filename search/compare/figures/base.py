@@ -33,6 +33,9 @@ MARKERS = ("circle", "diamond", "square", "triangle-up", "x", "cross")
 MOST_LETTERS = 44
 """Of the names of levels that stand side by side below a drawing of half the page's width."""
 
+LEGEND_ABOVE: Json = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+"""Names of lines that end where there is no room for them."""
+
 DIGITS = 6
 """Significant digits of numbers in the page; the CSV files hold them in full."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from search.compare.figures.base import (
+    LEGEND_ABOVE,
     Data,
     Figure,
     Json,
@@ -82,7 +83,7 @@ def _plot(found: Importances) -> Json:
         "layout": layout(
             axis("importance (share, 0 to 1)", rangemode="tozero"),
             down,
-            legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+            legend=LEGEND_ABOVE,
         ),
     }
 

@@ -6,6 +6,9 @@ security policy forbids. Lines over evenly spaced axes need neither.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import numpy as np
 
 from search.compare import cells
@@ -27,7 +30,7 @@ from search.compare.figures.base import (
     trace,
 )
 from search.compare.space import SpaceAxis
-from search.compare.tables import Cell, Value
+from search.compare.tables import Cell, Table, Value
 from search.formats import format_value
 
 KEY = "parallel"
@@ -42,33 +45,25 @@ SHARE = 0.05
 AXES = 10
 """Most dimensions; the page has no room for more."""
 
+OfMethod: TypeAlias = tuple[str, TrialOutcome]
+"""A trial, after the name of its method."""
+
 
 def parallel_figure(material: Material) -> Figure | Omitted:
     """Each trial a line over the dimensions; the best of all methods stand out."""
-    trials = [
-        (study.method, trial)
-        for study in material.comparison.studies
-        for trial in study.trials
-        if trial.eligible and all(one.name in trial.params for one in material.axes[:AXES])
-    ]
     axes = material.axes[:AXES]
+    trials = _ranked(material, axes)
     if len(axes) < 2 or len(trials) < 2:
         return Omitted(KEY, TITLE, "Fewer than two dimensions vary over fewer than two finished trials.")
-    sign = -1 if material.comparison.direction == "maximize" else 1
-    trials.sort(key=lambda pair: sign * (pair[1].value or 0.0))
-    head = max(1, min(BEST, round(SHARE * len(trials))))
-    best, others = trials[:head], trials[head:]
-    if len(others) > REST:
-        chosen = np.random.default_rng(0).choice(len(others), size=REST, replace=False)
-        others = [others[k] for k in sorted(chosen.tolist())]
+    best, others = divided(trials)
     return Figure(
         key=KEY,
         title=TITLE,
         caption=(
-            f"Each line is a config, the last axis its {material.comparison.metric}. Bold: the best {head} "
-            f"of {len(trials)} trials of all methods that were trained to their end; thin: {len(others)} of "
-            "the others, drawn with a fixed seed. It shows where good configs were found, and so also where "
-            "the methods looked."
+            f"Each line is a config, the last axis its {material.comparison.metric}. Bold: the best "
+            f"{len(best)} of {len(trials)} trials of all methods that were trained to their end; thin: "
+            f"{len(others)} of the others, drawn with a fixed seed. It shows where good configs were found, "
+            "and so also where the methods looked."
         ),
         panels=(
             Panel(
@@ -78,24 +73,7 @@ def parallel_figure(material: Material) -> Figure | Omitted:
                 columns=len(axes) + 1,
             ),
         ),
-        table=table(
-            KEY,
-            TITLE,
-            "The best ten trials of all methods.",
-            [
-                ("method", "method"),
-                *((one.name, one.name) for one in axes),
-                ("value", material.comparison.metric),
-            ],
-            [
-                [
-                    cells.text(method),
-                    *(_param(trial, one) for one in axes),
-                    cells.number(trial.value),
-                ]
-                for method, trial in best[:10]
-            ],
-        ),
+        table=_table(material, axes, best[:10]),
         data=Data(
             ("method", "trial", "group", *(one.name for one in axes), "value"),
             tuple(
@@ -104,6 +82,45 @@ def parallel_figure(material: Material) -> Figure | Omitted:
                 for method, trial in members
             ),
         ),
+    )
+
+
+def _ranked(material: Material, axes: Sequence[SpaceAxis]) -> list[OfMethod]:
+    """The trials that have a value and a place on every axis, the best first."""
+    trials = [
+        (study.method, trial)
+        for study in material.comparison.studies
+        for trial in study.trials
+        if trial.eligible and all(one.name in trial.params for one in axes)
+    ]
+    sign = -1 if material.comparison.direction == "maximize" else 1
+    return sorted(trials, key=lambda pair: sign * (pair[1].value or 0.0))
+
+
+def divided(trials: Sequence[OfMethod]) -> tuple[Sequence[OfMethod], Sequence[OfMethod]]:
+    """Of ranked trials those that are drawn: the best, and of the others a few, drawn with a fixed seed."""
+    head = max(1, min(BEST, round(SHARE * len(trials))))
+    best, others = trials[:head], trials[head:]
+    if len(others) > REST:
+        chosen = np.random.default_rng(0).choice(len(others), size=REST, replace=False)
+        others = [others[k] for k in sorted(chosen.tolist())]
+    return best, others
+
+
+def _table(material: Material, axes: Sequence[SpaceAxis], best: Sequence[OfMethod]) -> Table:
+    return table(
+        KEY,
+        TITLE,
+        "The best ten trials of all methods.",
+        [
+            ("method", "method"),
+            *((one.name, one.name) for one in axes),
+            ("value", material.comparison.metric),
+        ],
+        [
+            [cells.text(method), *(_param(trial, one) for one in axes), cells.number(trial.value)]
+            for method, trial in best
+        ],
     )
 
 

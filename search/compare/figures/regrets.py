@@ -5,6 +5,7 @@ from __future__ import annotations
 from search.compare import cells
 from search.compare.across import Across
 from search.compare.figures.base import (
+    LEGEND_ABOVE,
     Data,
     Figure,
     Json,
@@ -104,6 +105,6 @@ def _plot(across: Across, experiments: list[str], regrets: dict[str, dict[str, f
             axis("normalised regret (0: the best known)", rangemode="tozero"),
             down,
             shapes=[line_at(1.0, horizontal=False, strong=False)],
-            legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+            legend=LEGEND_ABOVE,
         ),
     }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from search.compare import cells
 from search.compare.base import TrialOutcome
 from search.compare.figures.base import (
+    LEGEND_ABOVE,
     Data,
     Figure,
     Json,
@@ -25,7 +28,8 @@ from search.compare.figures.base import (
     table,
     trace,
 )
-from search.compare.tables import Value
+from search.compare.statistics.base import FloatArray
+from search.compare.tables import Table
 
 KEY = "timeline"
 TITLE = "When trials ran"
@@ -41,119 +45,173 @@ UNITS = (
 """From so many seconds on: seconds per unit, and its name."""
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """When a trial ran: its ends in seconds of the epoch, and its device seconds."""
+
+    start: float
+    end: float
+    device_seconds: float
+
+
+@dataclass(frozen=True)
+class Period:
+    """From the beginning of the first trial, in seconds of the epoch, to the end of the last; in seconds."""
+
+    first: float
+    length: float
+
+    @property
+    def unit(self) -> tuple[int, str]:
+        """In what it is told: seconds per unit, and the unit's name."""
+        return next((per, unit) for least, per, unit in UNITS if self.length >= least)
+
+    @cached_property
+    def edges(self) -> FloatArray:
+        """The ends of the stretches, in seconds since the first trial began."""
+        return np.linspace(0, self.length, BINS + 1)
+
+    def mean_height(self, heights: Iterable[tuple[Span, float]]) -> FloatArray:
+        """The mean over each stretch of the summed heights of the spans."""
+        # The integral of a sum of steps at each edge: every span adds height · (part of it before the edge).
+        area = np.zeros(self.edges.size)
+        for span, height in heights:
+            start, end = span.start - self.first, span.end - self.first
+            area += height * (np.clip(self.edges, start, end) - start)
+        return np.asarray(np.diff(area) / np.diff(self.edges))
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How many trials and devices a method had at once, stretch by stretch."""
+
+    method: str
+    spans: Sequence[Span]
+    in_flight: FloatArray
+    devices: FloatArray
+
+
 def timeline_figure(material: Material) -> Figure | Omitted:
     """Trials in flight and devices busy, by method, over the time since the first trial began."""
-    spans = {
-        method: [
-            span
-            for study in material.comparison.studies_of(method)
-            for trial in study.trials
-            if (span := _span(trial)) is not None
-        ]
-        for method in material.comparison.methods
-    }
-    spans = {method: found for method, found in spans.items() if found}
-    if not spans:
+    spans = {method: found for method in material.comparison.methods if (found := _spans(material, method))}
+    everything = [span for found in spans.values() for span in found]
+    if not everything:
         return Omitted(KEY, TITLE, "No trial says when it began and ended.")
-    first = min(start for found in spans.values() for start, _, _ in found)
-    length = max(end for found in spans.values() for _, end, _ in found) - first
-    if length <= 0:
+    period = period_of(everything)
+    if period.length <= 0:
         return Omitted(KEY, TITLE, "All trials began and ended at the same moment.")
-    per, unit = next((per, unit) for least, per, unit in UNITS if length >= least)
-    edges = np.linspace(0, length, BINS + 1)
-    flight: list[Json] = []
-    busy: list[Json] = []
-    rows: list[tuple[Value, ...]] = []
-    table_rows = []
-    for method, found in spans.items():
-        index = material.index(method)
-        in_flight = _mean_height([(a - first, b - first, 1.0) for a, b, _ in found], edges)
-        devices = _mean_height([(a - first, b - first, s / (b - a)) for a, b, s in found if b > a], edges)
-        looks: Json = {"width": 1.8, "color": colour(index), "dash": dash(index), "shape": "hv"}
-        for traces, heights, what in ((flight, in_flight, "trials"), (busy, devices, "devices")):
-            traces.append(
-                trace(
-                    mode="lines",
-                    name=label(method),
-                    showlegend=True,
-                    x=rounded(edges[:-1] / per),
-                    y=rounded(heights),
-                    line=looks,
-                    hovertemplate=f"%{{y:.2f}} {what}<extra>{label(method)}</extra>",
-                )
-            )
-        rows.extend(
-            (method, float(at), float(a), float(b))
-            for at, a, b in zip(edges[:-1], in_flight, devices, strict=True)
-        )
-        spent = sum(seconds for _, _, seconds in found)
-        table_rows.append(
-            [
-                cells.text(method),
-                cells.count(len(found)),
-                cells.number(spent / per),
-                cells.number(spent / length),
-                cells.number(float(in_flight.max())),
-            ]
-        )
-    total = counted(sum(len(found) for found in spans.values()), "trial")
-    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
-    x = axis(f"{unit} since the first trial began", rangemode="tozero")
+    courses = [course(method, found, period) for method, found in spans.items()]
     return Figure(
         key=KEY,
         title=TITLE,
         caption=(
-            f"{total} with times, means over {BINS} equal stretches. Trials in flight wait for slots and "
-            "pruners as well; devices in use are device seconds per second of the clock, a trial's share of "
-            "a fused program where several train at once."
+            f"{counted(len(everything), 'trial')} with times, means over {BINS} equal stretches. Trials in "
+            "flight wait for slots and pruners as well; devices in use are device seconds per second of the "
+            "clock, a trial's share of a fused program where several train at once."
         ),
         panels=(
-            Panel(
-                "Trials in flight",
-                {"data": flight, "layout": layout(x, axis("trials", rangemode="tozero"), legend=legend)},
-                "Trials in flight over time, by method.",
-            ),
-            Panel(
-                "Devices in use",
-                {"data": busy, "layout": layout(x, axis("devices", rangemode="tozero"), legend=legend)},
-                "Devices in use over time, by method.",
-            ),
+            _panel(material, period, "Trials in flight", "trials", {c.method: c.in_flight for c in courses}),
+            _panel(material, period, "Devices in use", "devices", {c.method: c.devices for c in courses}),
         ),
-        table=table(
-            KEY,
-            TITLE,
-            f"Device time in {unit}, and means over the whole run.",
-            [
-                ("method", "method"),
-                ("trials", "trials"),
-                ("device_time", f"Device time ({unit})"),
-                ("devices", "devices in use, mean"),
-                ("in_flight", "trials in flight, most"),
-            ],
-            table_rows,
-        ),
-        data=Data(("method", "seconds", "trials_in_flight", "devices_in_use"), tuple(rows)),
+        table=_table(courses, period),
+        data=_data(courses, period),
         columns=2,
     )
 
 
-def _span(trial: TrialOutcome) -> tuple[float, float, float] | None:
-    """Beginning and end as seconds of the epoch, and device seconds."""
+def _spans(material: Material, method: str) -> list[Span]:
+    """Of the method's trials that say when they began and ended."""
+    trials = (trial for study in material.comparison.studies_of(method) for trial in study.trials)
+    return [span for trial in trials if (span := span_of(trial)) is not None]
+
+
+def span_of(trial: TrialOutcome) -> Span | None:
+    """When a trial ran; None if it doesn't say, or says that it ended before it began."""
     if trial.started_at is None or trial.ended_at is None or trial.ended_at < trial.started_at:
         return None
-    return _seconds(trial.started_at), _seconds(trial.ended_at), trial.seconds
+    return Span(trial.started_at.timestamp(), trial.ended_at.timestamp(), trial.seconds)
 
 
-def _seconds(moment: datetime) -> float:
-    return moment.timestamp()
+def period_of(spans: Sequence[Span]) -> Period:
+    """The time in which all of the spans lie."""
+    first = min(span.start for span in spans)
+    return Period(first, max(span.end for span in spans) - first)
 
 
-def _mean_height(
-    spans: list[tuple[float, float, float]], edges: np.ndarray[tuple[int], np.dtype[np.float64]]
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The mean over each stretch of the summed heights of the spans (start, end, height)."""
-    # The integral of a sum of steps at each edge: every span adds height · (part of it before the edge).
-    area = np.zeros(edges.size)
-    for start, end, height in spans:
-        area += height * (np.clip(edges, start, end) - start)
-    return np.asarray(np.diff(area) / np.diff(edges))
+def course(method: str, spans: Sequence[Span], period: Period) -> Course:
+    """A method's course: a trial in flight counts as one, and as its share of a device's time in devices."""
+    lasting = [span for span in spans if span.end > span.start]
+    return Course(
+        method,
+        spans,
+        in_flight=period.mean_height((span, 1.0) for span in spans),
+        devices=period.mean_height((span, span.device_seconds / (span.end - span.start)) for span in lasting),
+    )
+
+
+def _panel(
+    material: Material, period: Period, title: str, what: str, heights: Mapping[str, FloatArray]
+) -> Panel:
+    """One drawing: how many of `what` each method had."""
+    per, unit = period.unit
+    data: list[Json] = []
+    for method, of_method in heights.items():
+        index = material.index(method)
+        data.append(
+            trace(
+                mode="lines",
+                name=label(method),
+                showlegend=True,
+                x=rounded(period.edges[:-1] / per),
+                y=rounded(of_method),
+                line={"width": 1.8, "color": colour(index), "dash": dash(index), "shape": "hv"},
+                hovertemplate=f"%{{y:.2f}} {what}<extra>{label(method)}</extra>",
+            )
+        )
+    x = axis(f"{unit} since the first trial began", rangemode="tozero")
+    y = axis(what, rangemode="tozero")
+    return Panel(
+        title,
+        {"data": data, "layout": layout(x, y, legend=LEGEND_ABOVE)},
+        f"{title} over time, by method.",
+    )
+
+
+def _table(courses: Sequence[Course], period: Period) -> Table:
+    per, unit = period.unit
+    rows = []
+    for one in courses:
+        spent = sum(span.device_seconds for span in one.spans)
+        rows.append(
+            [
+                cells.text(one.method),
+                cells.count(len(one.spans)),
+                cells.number(spent / per),
+                cells.number(spent / period.length),
+                cells.number(float(one.in_flight.max())),
+            ]
+        )
+    return table(
+        KEY,
+        TITLE,
+        f"Device time in {unit}, and means over the whole run.",
+        [
+            ("method", "method"),
+            ("trials", "trials"),
+            ("device_time", f"Device time ({unit})"),
+            ("devices", "devices in use, mean"),
+            ("in_flight", "trials in flight, most"),
+        ],
+        rows,
+    )
+
+
+def _data(courses: Sequence[Course], period: Period) -> Data:
+    return Data(
+        ("method", "seconds", "trials_in_flight", "devices_in_use"),
+        tuple(
+            (one.method, float(at), float(trials), float(devices))
+            for one in courses
+            for at, trials, devices in zip(period.edges[:-1], one.in_flight, one.devices, strict=True)
+        ),
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from search.compare import cells
 from search.compare.figures.base import (
+    LEGEND_ABOVE,
     Data,
     Figure,
     Json,
@@ -24,13 +26,16 @@ from search.compare.figures.base import (
     table,
     trace,
 )
-from search.compare.tables import Value
+from search.compare.statistics.base import FloatArray
+from search.compare.tables import Table
 
 KEY = "trial-values"
 TITLE = "What each method's trials were worth"
 
 POINTS = 200
 """Most points of a drawn line, at equal shares of the trials."""
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+"""Those that the table gives."""
 
 
 def values_figure(material: Material) -> Figure | Omitted:
@@ -39,35 +44,15 @@ def values_figure(material: Material) -> Figure | Omitted:
     found = {method: values for method, values in found.items() if values.size}
     if not found:
         return Omitted(KEY, TITLE, "No trial was trained to its end.")
-    data: list[Json] = []
-    for method, values in found.items():
-        index = material.index(method)
-        shares = np.arange(1, values.size + 1) / values.size
-        kept = np.unique(np.linspace(0, values.size - 1, POINTS).round().astype(int))
-        data.append(
-            trace(
-                mode="lines",
-                name=f"{label(method)}",
-                showlegend=True,
-                x=rounded(values[kept]),
-                y=rounded(shares[kept]),
-                line={"shape": "hv", "width": 2.2, "color": colour(index), "dash": dash(index)},
-                hovertemplate=f"%{{y:.0%}} of trials at most %{{x:.4g}}<extra>{label(method)}</extra>",
-            )
-        )
-    quantiles = (0.1, 0.25, 0.5, 0.75, 0.9)
-    rows = [
-        [
-            cells.text(method),
-            cells.count(values.size),
-            *(cells.number(float(q)) for q in np.quantile(values, quantiles)),
-        ]
-        for method, values in found.items()
-    ]
     total = counted(sum(values.size for values in found.values()), "trial")
-    rows_of_data: list[tuple[Value, ...]] = [
-        (method, float(v)) for method, values in found.items() for v in values
-    ]
+    plot: Json = {
+        "data": [_line(method, values, material.index(method)) for method, values in found.items()],
+        "layout": layout(
+            axis(f"{material.metric} of a trial"),
+            axis("share of trials", range=[0, 1.02], tickformat=".0%"),
+            legend=LEGEND_ABOVE,
+        ),
+    }
     return Figure(
         key=KEY,
         title=TITLE,
@@ -78,35 +63,18 @@ def values_figure(material: Material) -> Figure | Omitted:
             "method is better."
         ),
         panels=(
-            Panel(
-                "",
-                {
-                    "data": data,
-                    "layout": layout(
-                        axis(f"{material.metric} of a trial"),
-                        axis("share of trials", range=[0, 1.02], tickformat=".0%"),
-                        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-                    ),
-                },
-                "Distribution of trial values per method; the table below gives quantiles.",
-            ),
+            Panel("", plot, "Distribution of trial values per method; the table below gives quantiles."),
         ),
-        table=table(
-            KEY,
-            TITLE,
-            "Quantiles of the values of trials that were trained to their end.",
-            [
-                ("method", "method"),
-                ("trials", "trials"),
-                *((f"q{round(100 * q)}", f"{round(100 * q)} %") for q in quantiles),
-            ],
-            rows,
+        table=_table(found),
+        data=Data(
+            ("method", "value"),
+            tuple((method, float(v)) for method, values in found.items() for v in values),
         ),
-        data=Data(("method", "value"), tuple(rows_of_data)),
     )
 
 
-def _values(material: Material, method: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _values(material: Material, method: str) -> FloatArray:
+    """The values of a method's trials that were trained to their end, ascending."""
     values = [
         trial.value
         for study in material.comparison.studies_of(method)
@@ -114,3 +82,38 @@ def _values(material: Material, method: str) -> np.ndarray[tuple[int], np.dtype[
         if trial.state == "complete" and trial.value is not None and math.isfinite(trial.value)
     ]
     return np.sort(np.array(values, dtype=np.float64))
+
+
+def _line(method: str, values: FloatArray, index: int) -> Json:
+    shares = np.arange(1, values.size + 1) / values.size
+    kept = np.unique(np.linspace(0, values.size - 1, POINTS).round().astype(int))
+    return trace(
+        mode="lines",
+        name=label(method),
+        showlegend=True,
+        x=rounded(values[kept]),
+        y=rounded(shares[kept]),
+        line={"shape": "hv", "width": 2.2, "color": colour(index), "dash": dash(index)},
+        hovertemplate=f"%{{y:.0%}} of trials at most %{{x:.4g}}<extra>{label(method)}</extra>",
+    )
+
+
+def _table(found: Mapping[str, FloatArray]) -> Table:
+    return table(
+        KEY,
+        TITLE,
+        "Quantiles of the values of trials that were trained to their end.",
+        [
+            ("method", "method"),
+            ("trials", "trials"),
+            *((f"q{round(100 * q)}", f"{round(100 * q)} %") for q in QUANTILES),
+        ],
+        [
+            [
+                cells.text(method),
+                cells.count(values.size),
+                *(cells.number(float(q)) for q in np.quantile(values, QUANTILES)),
+            ]
+            for method, values in found.items()
+        ],
+    )

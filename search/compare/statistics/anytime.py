@@ -187,11 +187,6 @@ def _median_ends(
     return ends[0], ends[1]
 
 
-def area_over_trials(trace_N: ArrayLike) -> float:
-    """The anytime value on the axis of trials: the mean of the best so far after trial 1, 2, … N."""
-    return number(finite(trace_N, "trace").mean())
-
-
 def anytime_area(curve: StepCurve, *, start: float, end: float) -> float:
     """The mean height of the curve from `start` to `end`: its step integral over its length.
 

@@ -50,14 +50,3 @@ def coverage(trials: int, fraction: float) -> float:
     if trials < 0 or not 0 < fraction < 1:
         raise ValueError(f"{trials} trials and a fraction {fraction}: none below 0, and between 0 and 1.")
     return -math.expm1(trials * math.log1p(-fraction))
-
-
-def trials_for_coverage(fraction: float, chance: float) -> int:
-    """The fewest random trials with at least that chance of one among the best `fraction`.
-
-    59 for the best 5 % with chance 0.95 (Bergstra & Bengio 2012 use the same rule).
-    """
-    if not (0 < fraction < 1 and 0 < chance < 1):
-        raise ValueError(f"The fraction {fraction} and the chance {chance} lie between 0 and 1.")
-    # 1e-9: a ratio that is a whole number but for rounding must not become the next one.
-    return max(1, math.ceil(math.log1p(-chance) / math.log1p(-fraction) - 1e-9))

@@ -138,15 +138,6 @@ def replicates_needed(
     return max(math.ceil(ratio**2 / 6 - 1e-9), reachable, REPLICATES_FOR_A_CLAIM)
 
 
-def replicates_needed_for_difference(
-    difference: float, sd: float, *, alpha: float = ALPHA, power: float = POWER, pairs: int = 1
-) -> int:
-    """The smallest R that finds a mean paired difference, given its standard deviation over replicates."""
-    if sd <= 0:
-        raise ValueError(f"The standard deviation of differences must be positive, not {sd}.")
-    return replicates_needed(number(special.ndtr(difference / sd)), alpha=alpha, power=power, pairs=pairs)
-
-
 def _quantiles(alpha: float, power: float, two_sided: bool) -> float:
     return number(stats.norm.ppf(1 - alpha / (2 if two_sided else 1)) + stats.norm.ppf(power))
 

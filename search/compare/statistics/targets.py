@@ -174,53 +174,78 @@ def speed_up_over_random(
     final = larger_is_better(finite(method_final_R, "final values"), direction)
     traces = larger_is_better(random.values, direction)
     own = None if method is None else larger_is_better(method.values, direction)
-    if not 0 < budget < np.inf:
-        raise ValueError(f"A budget is positive and finite, not {budget}.")
-    if any((np.diff(values, axis=1) < 0).any() for values in (traces, own) if values is not None):
-        raise ValueError("Traces must be best so far.")
-    if paired and final.size != random.replicates:
-        raise ValueError(f"Paired replicates must be as many: {final.size} and {random.replicates}.")
-    if own is not None and not np.array_equal(own[:, -1], final):
-        raise ValueError("The method's traces must end at its final values.")
+    _check_race(final, traces, own, budget, paired=paired)
     # In an order of their own, so that naming another replicate the first changes nothing.
     keys = [] if own is None else [*own.T]
     order = np.lexsort((*traces.T, *keys, final)) if paired else np.lexsort(traces.T)
     order_of_final = order if paired else np.lexsort((*keys, final))
-    traces, final = traces[order], final[order_of_final]
-    own = None if own is None else own[order_of_final]
-
-    def ratios(
-        rows_of_final: NDArray[np.intp], rows_of_random: NDArray[np.intp]
-    ) -> tuple[FloatArray, NDArray[np.str_]]:
-        """Per resample, the ratio and how it is known; infinite where nothing but a bound is known."""
-        found = _first_as_good(np.median(final[rows_of_final], axis=1), traces, rows_of_random)
-        values = np.append(random.axis, np.inf)[found] / budget
-        bounds = np.where(found == 0, "at_most", np.where(np.isinf(values), "at_least", "exact"))
-        beyond = np.isinf(values)
-        if method is not None and own is not None and beyond.any():
-            ends = np.median(traces[rows_of_random[beyond], -1], axis=1)
-            first = _first_as_good(ends, own, rows_of_final[beyond])
-            values[beyond] = random.axis[-1] / method.axis[first]
-            bounds[beyond] = np.where(first == 0, "at_least", "exact")
-        return values, bounds
-
-    def told(ratio: float, bound: str) -> Ratio:
-        if np.isinf(ratio):
-            return Ratio(number(random.axis[-1]) / budget, "at_least")
-        return Ratio(ratio, cast("Bound", bound))
-
-    (value,), (bound,) = ratios(np.arange(final.size)[None], np.arange(random.replicates)[None])
-    estimate = told(number(value), str(bound))
+    race = _Race(
+        budget,
+        final[order_of_final],
+        Traces(random.axis, traces[order]),
+        None if method is None or own is None else Traces(method.axis, own[order_of_final]),
+    )
+    of_final, of_random = np.arange(final.size)[None], np.arange(random.replicates)[None]
+    (value,), (bound,) = race.ratios(of_final, of_random)
+    estimate = race.told(number(value), str(bound))
     if min(final.size, random.replicates) == 1:
         return SpeedUp(estimate, None, None, level)
     generator = np.random.default_rng(seed)
     of_random = generator.integers(random.replicates, size=(resamples, random.replicates))
     of_final = of_random if paired else generator.integers(final.size, size=(resamples, final.size))
-    values, bounds = ratios(of_final, of_random)
+    values, bounds = race.ratios(of_final, of_random)
     # No interpolation: between a number and infinity there is nothing.
     low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2), method="inverted_cdf")
-    ends = [told(number(end), str(bounds[np.argmax(values == end)])) for end in (low, high)]
+    ends = [race.told(number(end), str(bounds[np.argmax(values == end)])) for end in (low, high)]
     return SpeedUp(estimate, ends[0], ends[1], level)
+
+
+def _check_race(
+    final: FloatArray, traces: FloatArray, own: FloatArray | None, budget: float, *, paired: bool
+) -> None:
+    """Raises ValueError as `speed_up_over_random` says; larger values are better here."""
+    if not 0 < budget < np.inf:
+        raise ValueError(f"A budget is positive and finite, not {budget}.")
+    if any((np.diff(values, axis=1) < 0).any() for values in (traces, own) if values is not None):
+        raise ValueError("Traces must be best so far.")
+    if paired and final.size != len(traces):
+        raise ValueError(f"Paired replicates must be as many: {final.size} and {len(traces)}.")
+    if own is not None and not np.array_equal(own[:, -1], final):
+        raise ValueError("The method's traces must end at its final values.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Race:
+    """A method against random search; larger values are better."""
+
+    budget: float
+    final: FloatArray
+    """The method's, by replicate."""
+    random: Traces
+    own: Traces | None
+    """The method's traces, of the same replicates as `final`."""
+
+    def ratios(
+        self, rows_of_final: NDArray[np.intp], rows_of_random: NDArray[np.intp]
+    ) -> tuple[FloatArray, NDArray[np.str_]]:
+        """Per resample, the ratio and how it is known; infinite where nothing but a bound is known."""
+        medians = np.median(self.final[rows_of_final], axis=1)
+        found = _first_as_good(medians, self.random.values, rows_of_random)
+        values = np.append(self.random.axis, np.inf)[found] / self.budget
+        beyond = np.isinf(values)
+        bounds = np.where(found == 0, "at_most", np.where(beyond, "at_least", "exact"))
+        if self.own is not None and beyond.any():
+            ends = np.median(self.random.values[rows_of_random[beyond], -1], axis=1)
+            first = _first_as_good(ends, self.own.values, rows_of_final[beyond])
+            values[beyond] = self.random.axis[-1] / self.own.axis[first]
+            bounds[beyond] = np.where(first == 0, "at_least", "exact")
+        return values, bounds
+
+    def told(self, ratio: float, bound: str) -> Ratio:
+        """A ratio in words; of an infinite one how often random search's budget is the method's."""
+        if np.isinf(ratio):
+            return Ratio(number(self.random.axis[-1]) / self.budget, "at_least")
+        return Ratio(ratio, cast("Bound", bound))
 
 
 def _first_as_good(

@@ -12,7 +12,6 @@ from search.compare.statistics.anytime import (
     Traces,
     align,
     anytime_area,
-    area_over_trials,
     band,
     best_so_far,
     cuts,
@@ -140,7 +139,6 @@ def test_areas_by_hand() -> None:
     assert anytime_area(steps, start=1, end=5) == pytest.approx(0.4)
     assert anytime_area(steps, start=2, end=4) == pytest.approx(0.4)
     assert anytime_area(steps, start=2, end=3) == pytest.approx(0.2)
-    assert area_over_trials([0.2, 0.6, 0.6]) == pytest.approx(1.4 / 3)
     with pytest.raises(ValueError, match="covers 1 to 5"):
         anytime_area(steps, start=0, end=5)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.compare.statistics.expected_best import coverage, expected_best, trials_for_coverage
+from search.compare.statistics.expected_best import coverage, expected_best
 
 VALUES = [0.3, 0.9, 0.1, 0.5, 0.5]
 
@@ -66,13 +66,7 @@ def test_equal_values_and_nan() -> None:
 
 
 def test_the_rule_of_59_trials() -> None:
-    assert trials_for_coverage(0.05, 0.95) == 59
     assert coverage(59, 0.05) >= 0.95 > coverage(58, 0.05)
     assert coverage(0, 0.05) == 0
-    assert trials_for_coverage(0.5, 0.5) == 1
-    assert trials_for_coverage(0.5, 0.875) == 3
-    assert trials_for_coverage(0.9, 0.1) == 1
     with pytest.raises(ValueError, match="between 0 and 1"):
         coverage(5, 1.0)
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        trials_for_coverage(0.05, 1.0)
