@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -21,7 +19,7 @@ from storage import recovery_statements as recovery
 from storage import write_statements as writes
 from storage.crowds import HASTE, in_line
 from storage.database import Database
-from storage.errors import DatabaseBusy, StudyNotFound, ValueRefused
+from storage.errors import DatabaseBusy, StudyNotFound
 from storage.failpoints import failpoint
 from storage.ledger import (
     MAX_ATTEMPTS,
@@ -31,14 +29,14 @@ from storage.ledger import (
     Expired,
     Lease,
     Retried,
-    Scalar,
     Written,
     lease_seconds,
 )
 from storage.processes import this_process
 from storage.queries import decode_parameter
 from storage.sqlstates import UNIQUE_VIOLATION, optuna_tables_missing, sqlstate
-from storage.values import finite, json_text, numbers, storable
+from storage.values import json_text, storable
+from storage.write_messages import message_of, unless_written
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -127,42 +125,13 @@ class BatchedLedger:
         epochs: Sequence[EpochWrite] = (),
         endings: Sequence[Ending] = (),
     ) -> Written:
-        said = said_by_token(beats, draws, epochs, endings)
-        if not said:
+        message = message_of(beats, draws, epochs, endings)
+        if message is None:
             return Written()
-        cut = any(ending.lease.last_step is not None for ending in endings)
-        if not cut:  # only running attempts are cut, so those are closed afterwards
-            for ending in endings:
-                said[ending.lease.token] |= _closing(ending)
-        values: dict[str, Any] = {
-            "tokens": numbers(said),
-            "said": json.dumps(list(said.values())),
-            "ttl": lease_seconds(),
-            "most": MAX_ATTEMPTS,
-            "write": new_number(),
-        }
-        script = writes.HOLD + writes.FENCE
-        if draws:
-            values |= _draws(draws) | {"drawn": numbers(draw.lease.token for draw in draws)}
-            script += writes.DRAW
-        notes = _notes(draws, endings)
-        if notes:
-            values["notes"] = json.dumps(notes)
-            script += writes.NOTE
-        if epochs:
-            values["epochs"] = json.dumps(epoch_rows(epochs))
-            script += writes.REPORT + writes.POINTS
-        if endings:
-            values["endings"] = json.dumps([_ending(ending) for ending in endings])
-            readings = reading_rows(endings)
-            if readings:
-                values["readings"] = json.dumps(readings)
-                script += writes.READ
-            if cut:
-                script += writes.CUT
-            script += writes.end({ending.state for ending in endings}, closes=cut)
-        script += writes.REFUSED
-        plain = self._unless_written(script, draws, epochs, endings)
+        script = message.script
+        values = message.values | {"ttl": lease_seconds(), "most": MAX_ATTEMPTS, "write": new_number()}
+        plain = unless_written(script, draws, epochs, endings, blank=self._blank)
+        self._blank -= {draw.lease.token for draw in draws}
 
         def write(unsure: bool) -> list[Any]:
             failpoint("ledger.write.before")
@@ -183,19 +152,6 @@ class BatchedLedger:
             refused={token: reason for token, reason in rows if reason is not None},
             given_up=frozenset(token for token, reason in rows if reason is None),
         )
-
-    def _unless_written(
-        self, script: str, draws: Sequence[Draw], epochs: Sequence[EpochWrite], endings: Sequence[Ending]
-    ) -> str:
-        """The script without looking for what may be there already, as far as nothing can be."""
-        drawn = {draw.lease.token for draw in draws}
-        if drawn <= self._blank and not any(ending.attributes for ending in endings):
-            script = writes.of_new_trials(script)
-        self._blank -= drawn
-        saying: list[EpochWrite | Ending] = [*epochs, *endings]
-        if all(said.lease.attempt == 1 for said in saying):
-            script = writes.of_first_attempts(script)
-        return script
 
     def expire(self, experiment_id: int, *, dead_workers: Collection[int] = ()) -> list[Expired]:
         values = {
@@ -254,145 +210,3 @@ def _lease(study_name: str, row: Any) -> Lease:
         attributes={key: json.loads(value) for key, value in (attributes or {}).items()},
         last_step=last_step,
     )
-
-
-def said_by_token(
-    beats: Iterable[Lease], draws: Iterable[Draw], epochs: Iterable[EpochWrite], endings: Iterable[Ending]
-) -> dict[int, dict[str, Any]]:
-    """What the fence is asked, by token. Raises `ValueRefused` for what contradicts itself."""
-    speaking: list[Draw | EpochWrite | Ending] = [*draws, *epochs, *endings]
-    leases = [*beats, *(said.lease for said in speaking)]
-    asked: dict[int, dict[str, Any]] = {lease.token: {"token": lease.token} for lease in leases}
-    for draw in draws:
-        asked[draw.lease.token]["sampler_seconds"] = finite(draw.sampler_seconds, "the sampler's seconds")
-    steps: dict[int, list[int]] = defaultdict(list)
-    for epoch in epochs:
-        steps[epoch.lease.token].append(int(epoch.report.epoch))
-    for token, of_trial in steps.items():
-        if any(later <= earlier for earlier, later in pairwise(of_trial)):
-            raise ValueRefused(f"epochs of one trial must increase, not go {of_trial}")
-        asked[token] |= {"first_step": of_trial[0], "last_step": of_trial[-1]}
-    ended = [ending.lease.token for ending in endings]
-    if len(set(ended)) != len(ended):
-        raise ValueRefused("a trial ends once")
-    return asked
-
-
-def _draws(draws: Iterable[Draw]) -> dict[str, Any]:
-    """The parameters of draws, as arrays; a parameter and its distribution, which a pool shares, once."""
-    from optuna.distributions import distribution_to_json
-
-    kinds: dict[tuple[str, int], tuple[int, str]] = {}
-    rows = []
-    for draw in draws:
-        for name in draw.values:
-            distribution = draw.distributions[name]
-            key = name, id(distribution)
-            if (kind := kinds.get(key)) is None:
-                kind = kinds[key] = len(kinds) + 1, distribution_to_json(distribution)
-            rows.append((draw.lease.token, kind[0], stored_parameter(draw, name)))
-    return {
-        "draw_tokens": numbers(token for token, _, _ in rows),
-        "draw_kinds": numbers(kind for _, kind, _ in rows),
-        "draw_values": numbers(value for _, _, value in rows),
-        "kind_names": [name for name, _ in kinds],
-        "kind_distributions": [text for _, text in kinds.values()],
-    }
-
-
-def stored_parameter(draw: Draw, name: str) -> float:
-    """A parameter as Optuna stores it. Raises `ValueRefused` for one outside of its distribution."""
-    try:
-        value = float(draw.distributions[name].to_internal_repr(draw.values[name]))
-    except ValueError as error:
-        message = f"{name} = {draw.values[name]!r} is none of its values: {error}"
-    else:
-        return finite(value, name)
-    raise ValueRefused(message)
-
-
-def _notes(draws: Sequence[Draw], endings: Sequence[Ending]) -> list[dict[str, Any]]:
-    """The attributes to set; of two for one key the later."""
-    notes: dict[tuple[int, str], Scalar] = {}
-    noting: list[Draw | Ending] = [*draws, *endings]
-    for said in noting:
-        notes |= {(said.lease.token, key): value for key, value in said.attributes.items()}
-    return [{"token": token, "key": key, "value": json_text(value)} for (token, key), value in notes.items()]
-
-
-def epoch_rows(epochs: Iterable[EpochWrite]) -> list[dict[str, Any]]:
-    """Epochs for a statement. Raises `ValueRefused` for a number that is not finite."""
-    return [_epoch(write) for write in epochs]
-
-
-def _epoch(write: EpochWrite) -> dict[str, Any]:
-    report = write.report
-    row: dict[str, Any] = {
-        "token": write.lease.token,
-        "epoch": int(report.epoch),
-        "value": finite(write.value, "the value of an epoch"),
-        "diverged": bool(report.diverged),
-        "metrics": {name: finite(value, name) for name, value in report.metrics.items()},
-    }
-    for name in ("learning_rate", "seconds", "images_per_second"):
-        row[name] = finite(getattr(report, name), name)
-    for name in ("train_loss", "validation_loss", "gradient_norm"):
-        value = getattr(report, name)
-        row[name] = None if value is None else finite(value, name)
-    return row
-
-
-def _closing(ending: Ending) -> dict[str, Any]:
-    """How an attempt ends, for the fence."""
-    check_ending(ending)
-    return {
-        "closes": "failed" if ending.state == "retry" else ending.state,
-        "reason": storable(ending.reason),
-        "traceback": storable(ending.traceback),
-    }
-
-
-def _ending(ending: Ending) -> dict[str, Any]:
-    check_ending(ending)
-    return {
-        "token": ending.lease.token,
-        "state": ending.state,
-        "value": None if ending.value is None else float(ending.value),
-        "reason": storable(ending.reason),
-        "traceback": storable(ending.traceback),
-    }
-
-
-def reading_rows(endings: Iterable[Ending]) -> list[dict[str, Any]]:
-    """Readings of the test set for a statement. Raises `ValueRefused` for a number that is not finite."""
-    return [
-        {
-            "token": ending.lease.token,
-            "study_name": read.study_name,
-            "trial_id": read.trial_id,
-            "trial_number": read.trial_number,
-            "config": json.loads(json_text(dict(read.config))),
-            "seed": read.seed,
-            "metrics": {
-                name: finite(value, f"{name} on the test set") for name, value in read.metrics.items()
-            },
-            "validation": {name: finite(value, name) for name, value in read.validation.items()},
-            "epochs": int(read.epochs),
-            "images": int(read.images),
-            "seconds": finite(read.seconds, "the seconds of a reading"),
-        }
-        for ending in endings
-        if (read := ending.reading) is not None
-    ]
-
-
-def check_ending(ending: Ending) -> None:
-    """Raises `ValueRefused` for a complete trial without a finite value, or a failure without a reason."""
-    if ending.reading is not None and ending.state != "complete":
-        raise ValueRefused("only a complete trial reads the test set")
-    if ending.state == "complete":
-        if ending.value is None:
-            raise ValueRefused("a complete trial has a value")
-        finite(ending.value, "the value of a trial")
-    elif ending.state in ("failed", "retry") and not ending.reason:
-        raise ValueRefused(f"a trial that ends as {ending.state} has a reason")

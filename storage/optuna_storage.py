@@ -7,6 +7,8 @@ used instead: slower, and right.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from storage.connections import engine_settings
@@ -55,6 +57,16 @@ def open_optuna_storage(database_url: str) -> BaseStorage:
         OPTUNA_REVISION,
     )
     return _stock(storage.wire.url)
+
+
+@contextmanager
+def opened_optuna_storage(database_url: str) -> Iterator[BaseStorage]:
+    """The same within a block."""
+    storage = open_optuna_storage(database_url)
+    try:
+        yield storage
+    finally:
+        close_optuna_storage(storage)
 
 
 def close_optuna_storage(storage: BaseStorage) -> None:

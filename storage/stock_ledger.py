@@ -20,16 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from storage import recovery_statements as recovery
 from storage import stock_statements as stock
 from storage import write_statements as sql
-from storage.batched_ledger import (
-    GIVEN_UP,
-    BatchedLedger,
-    check_ending,
-    epoch_rows,
-    new_number,
-    reading_rows,
-    said_by_token,
-    stored_parameter,
-)
+from storage.batched_ledger import GIVEN_UP, BatchedLedger, new_number
 from storage.errors import StudyNotFound
 from storage.failpoints import failpoint
 from storage.ledger import (
@@ -45,6 +36,7 @@ from storage.ledger import (
 )
 from storage.stock_trials import StockTrials, repetition
 from storage.values import json_text, storable
+from storage.write_rows import check_ending, epoch_rows, reading_rows, said_by_token, stored_parameter
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

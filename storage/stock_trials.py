@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from storage.batched_ledger import stored_parameter
 from storage.errors import DatabaseUnreachable
 from storage.ledger_statements import SEED_KEY
 from storage.values import storable
+from storage.write_rows import stored_parameter
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
