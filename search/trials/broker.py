@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from search.experiment.spec import ExperimentSpec
 from search.trials import endings, placing
 from search.trials.claims import Claim, Reported, Verdict, ends, is_repetition, pauses
-from search.trials.holdings import Holdings
+from search.trials.holdings import Holdings, LeasesLost
 from search.trials.sharing import Sharing
 from search.trials.standings import Standings
 from search.trials.starting import claim_of, folder_of
@@ -368,7 +368,11 @@ class Broker:
     ) -> Mapping[int, str]:
         for ending in endings:
             self._note(ending)
-        refused = self.holdings.write(draws=draws, epochs=epochs, endings=endings)
+        try:
+            refused = self.holdings.write(draws=draws, epochs=epochs, endings=endings)
+        except LeasesLost:
+            self._parting = {}  # none of them ended here: who has them next goes on from their checkpoints
+            raise
         parting, self._parting = self._parting, {}
         for token, (folder, again) in parting.items():
             if token not in refused and (not again or self.holdings.given_up(token)):

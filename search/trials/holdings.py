@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 BEATS = 3
 """Heartbeats in the time that a lease lasts."""
+RETRY_SECONDS = 0.1
+"""Between two tries to write; each takes as long as the patience with a database that is away."""
 EARLY = 9
 """A beat that is due within this part of a lease rides along with a write that goes out anyway."""
 
@@ -28,17 +30,23 @@ class LeasesLost(Exception):  # noqa: N818 - an event that callers handle
 class Holdings:
     """Writes to the ledger in the name of the leases that it knows. One thread.
 
-    `lease_seconds`: how long a lease lasts without being prolonged; `clock` counts seconds.
+    `lease_seconds`: how long a lease lasts without being prolonged; `clock` counts seconds, `pause` waits.
     Whether a lease was lost is for the database to say; this clock only decides when to beat, and
     when to stop trying.
     """
 
     def __init__(
-        self, ledger: Ledger, *, lease_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        ledger: Ledger,
+        *,
+        lease_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self._ledger = ledger
         self._lease_seconds = lease_seconds
         self._clock = clock
+        self._pause = pause
         self._beaten_at = clock()
         self._held: dict[int, Lease] = {}
         self._endings: dict[int, Ending] = {}
@@ -91,9 +99,9 @@ class Holdings:
     ) -> Mapping[int, str]:
         """Write, with the endings that waited for it and the heartbeats that are due; what was refused.
 
-        Tries again where the database is away: a write that is done twice is done once. Raises
-        `LeasesLost` when it has been away for longer than leases last, `DatabaseUnreachable` where
-        trying again is of no use.
+        Tries again where the database is away for longer than the ledger waits for it; what that had stored
+        all the same is refused then, and its trial counts as lost. Raises `LeasesLost` when it has been away
+        for longer than leases last, `DatabaseUnreachable` where trying again is of no use.
         """
         all_endings = list(({one.lease.token: one for one in endings} | self._endings).values())
         if not (draws or epochs or all_endings or self._held):
@@ -111,6 +119,7 @@ class Holdings:
                 if self._clock() - self._beaten_at >= self._lease_seconds:
                     self.forget()
                     raise LeasesLost(str(error)) from error
+                self._pause(RETRY_SECONDS)
         if beats:
             self._beaten_at = began
         self._endings = {}

@@ -210,7 +210,11 @@ class RetrainingStudy:
         index = lease.attributes.get(INDEX_KEY)
         if not isinstance(index, int) or self.winner is None:
             raise TrialUnusable("is no retraining of a winner")
-        if lease.attributes.get(WINNER_ID_KEY) != self.winner._trial_id:
+        if not self._is_of(self.winner, lease):
+            # Another trial may have become the winner since somebody looked here.
+            searched, direction = trials_of(self._storage, self.searched)
+            self.winner = winner(searched, direction) or self.winner
+        if not self._is_of(self.winner, lease):
             raise TrialUnusable(f"trial {self.winner.number} has become the winner of {self.searched} since")
         values = self._values({**lease.fixed, **lease.params})
         seed = retraining_seed(self._spec.seed, self.replicate, index)
@@ -225,6 +229,11 @@ class RetrainingStudy:
             attributes={SEED_KEY: seed},
         )
         return Drawn(values, seed, write)
+
+    @staticmethod
+    def _is_of(trial: FrozenTrial, lease: Lease) -> bool:
+        """Whether a retraining is that of a trial."""
+        return lease.attributes.get(WINNER_ID_KEY) == trial._trial_id
 
     def _values(self, given: Mapping[str, Any]) -> dict[str, Scalar]:
         reason = self._space.misfit(given)

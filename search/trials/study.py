@@ -1,8 +1,8 @@
 """Optuna studies: counted, asked for values, asked for verdicts; `search.trials.making` makes them.
 
-This is the only place (with `samplers`, `pruners` and `space`) that touches Optuna's `Study`. A study
-is one method × replicate of an experiment, in Optuna's own tables, so that Optuna Dashboard and any
-Optuna client open it. Nothing of a trial's life is written here: that is the ledger's, which a
+Here alone samplers and pruners are asked, by an Optuna `Study` that knows them. A study is one
+method × replicate of an experiment, in Optuna's own tables, so that Optuna Dashboard and any Optuna
+client open it. Nothing of a trial's life is written here: that is the ledger's, which a
 worker's lease opens. What Optuna does not promise by itself (one ask at a time, a budget that is
 never overshot) its callers add by holding the study's lock.
 """

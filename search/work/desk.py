@@ -300,6 +300,8 @@ class Desk(Counter):
     def _seconds_to_wait(self) -> float:
         """Until there is something to do even if the engine leaves nothing."""
         now = self._clock()
+        if self._away_since is not None:
+            return max(0.0, self._next_claim - now)
         due = [self._next_look - now, self._broker.sharing.seconds_to_replay()]
         if self._broker.holdings:
             due.append(self._broker.holdings.seconds_to_beat())

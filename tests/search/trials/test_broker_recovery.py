@@ -11,6 +11,7 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import text
 
+from objectives.base import TrialFailure
 from search.trials.claims import Reported, Verdict
 from search.trials.holdings import LeasesLost
 from search.work.saving import checkpoint_folder
@@ -163,7 +164,7 @@ class Away:
         self._ledger = ledger
         self.away = False
         self.lands = False
-        """Whether what fails is done all the same, as when a connection breaks after the commit."""
+        """Whether it is away for one write alone."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
@@ -203,3 +204,24 @@ class TestDatabaseAway:
             ledger.away = False
             assert end_epoch(broker, claim, report_of(1), last=True) is Verdict.TAKEN
             assert running.storage.get_trial(claim.trial_id).state == TrialState.RUNNING
+
+    def test_what_was_to_end_there_keeps_its_checkpoints(self, running: Running) -> None:
+        """Its end was never stored: somebody else goes on with the trial."""
+        ledger = Away(running.ledger)
+        now = [0.0]
+
+        def clock() -> float:
+            now[0] += 10.0 * ledger.away
+            return now[0]
+
+        with running.broker(ledger=ledger, clock=clock) as broker:
+            claim = one_claim(broker)
+            save(claim, 1)
+            broker.fail(claim, TrialFailure(claim.trial_id, "ValueError: no", "Traceback", retryable=False))
+            ledger.away = True
+            with pytest.raises(LeasesLost):
+                broker.flush()
+            assert broker.lost() == [claim.lease.token]
+            ledger.away = False
+            assert one_claim(broker).trial_id != claim.trial_id
+        assert claim.folder.newest(claim.fingerprint, at_most=1) is not None

@@ -170,3 +170,19 @@ class TestLost:
         ledger.away, ledger.retryable = 1, False
         with pytest.raises(DatabaseUnreachable):
             holdings.write(endings=[_end(1)])
+
+
+def test_a_server_that_refuses_at_once_is_not_asked_without_a_pause() -> None:
+    """As one does that is down, for who has no patience with it (SHOAL_DATABASE_PATIENCE=0)."""
+    ledger = Ledger(away=1_000)
+    paused: list[float] = []
+
+    def pause(seconds: float) -> None:
+        paused.append(seconds)
+        ledger.now += seconds
+
+    holdings = Holdings(ledger, lease_seconds=TTL, clock=lambda: ledger.now, pause=pause)  # type: ignore[arg-type]
+    holdings.take([lease_of(1)])
+    with pytest.raises(LeasesLost):
+        holdings.write(endings=[_end(1)])
+    assert sum(paused) == pytest.approx(TTL, abs=1)

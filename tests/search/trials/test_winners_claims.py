@@ -155,6 +155,30 @@ class TestClaiming:
             assert broker.claim(1) == []
             assert broker.exhausted
 
+    def test_who_has_not_heard_of_another_winner_does_not_fail_its_retrainings(
+        self, database: Database
+    ) -> None:
+        """A worker that always finds something to train reads no search again for that."""
+        spec = spec_of(methods={"random": {}}, budget={"trials": 2}, fixed={"epochs": 1})
+        with (
+            prepared(database, spec) as running,
+            running.broker("a") as one,
+            running.broker("b", clock=lambda: 0.0) as other,
+        ):
+            first, second = one.claim(2)
+            _end(one, first, 0.5)
+            one.fail(second, TrialFailure(second.trial_id, "it broke", "here"))
+            one.flush()
+            (former,) = other.claim(1)
+            assert former.retrains is not None
+            running.ledger.retry_failed(running.experiment.id)
+            one.adopt(spec)
+            (again,) = one.claim(1)
+            _end(one, again, 0.9)
+            assert [one.claim(1) for _ in range(SEEDS - 1)] == [[]] * (SEEDS - 1), "of the former winner"
+            claims = other.claim(9)
+            assert [claim.retrains and claim.retrains.trial_number for claim in claims] == [2] * SEEDS
+
     def test_leases_of_a_retraining_may_be_lost_while_the_search_grows(self, database: Database) -> None:
         spec = spec_of(methods={"random": {}})
         over(database, spec)

@@ -156,6 +156,14 @@ class TestDatabaseAway:
         assert [again.trial_id for again in table.desk.take(1, 0)] == [2]
         assert table.broker.stored == [], "what was said under the old lease is never written"
 
+    def test_it_rests_between_two_attempts_to_go_on(self, tmp_path: Path) -> None:
+        """Whether to stop was to be asked long ago; that waits as well."""
+        table = Table(1, tmp_path)
+        table.broker.errors |= {"flush": LeasesLost("away"), "recover": AWAY}
+        table.step(LOOK_SECONDS)
+        table.step(10 * LOOK_SECONDS)
+        assert table.desk._seconds_to_wait() == LONGEST_PAUSE
+
     def test_not_for_ever(self, tmp_path: Path) -> None:
         table = Table(1, tmp_path)
         table.broker.errors |= {"flush": LeasesLost("away"), "recover": AWAY}
