@@ -103,6 +103,8 @@ def main() -> None:
     # Imported modules and commands live to the end: looking through them for garbage, last at exit,
     # would take a fifth of the time of `shoal status`.
     gc.freeze()
+    output.open_missing()
+    output.spell()
     try:
         configure()
     except CommandError as error:

@@ -36,6 +36,12 @@ def format_count(value: int) -> str:
     return f"{value:,}"
 
 
+def format_number_of(count: int, thing: str) -> str:
+    """``1 study``, ``1,200 studies``; of words that form their plural as these do."""
+    plural = f"{thing[:-1]}ies" if thing.endswith("y") else f"{thing}s"
+    return f"{format_count(count)} {thing if count == 1 else plural}"
+
+
 def format_backends(backends: Mapping[str, str]) -> str:
     """The layers of each backend, as in ``0, 3 grouped; 6 im2col``."""
     layers: dict[str, list[str]] = {}

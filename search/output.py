@@ -6,6 +6,7 @@ or an error message of a user's model can't paint a terminal.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -16,15 +17,18 @@ from contextlib import suppress
 from typing import IO
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from search.failures import Failure
+from search.fitting import FittingTable
 
 LOG_FORMAT_VARIABLE = "SHOAL_LOG_FORMAT"
 
 PIPE_WIDTH = 2000
 """Columns when stdout is not a terminal: rows must not be cut or folded for a program that reads them."""
+
+STDOUT, STDERR = 1, 2
+"""The numbers of their files."""
 
 WARNING_STYLE = "yellow"
 
@@ -68,6 +72,30 @@ def is_terminal() -> bool:
 def data_stream() -> IO[str]:
     """Where data go that are text already: as they are into a file or a pipe, cleaned onto a terminal."""
     return _Cleaned(sys.stdout) if is_terminal() else sys.stdout  # type: ignore[return-value]  # it has what a console writes to
+
+
+def open_missing() -> None:
+    """Give stdout and stderr where to go if whoever started us closed them, as `>&-` and some daemons do."""
+    # The lowest numbers that are free are taken, also those that a child would take for its own stdout.
+    while (nowhere := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(nowhere, True)
+    os.close(nowhere)
+    sys.stdout = sys.stdout or os.fdopen(STDOUT, "w")
+    sys.stderr = sys.stderr or os.fdopen(STDERR, "w")
+
+
+def spell() -> None:
+    """Let stdout take every character, also where the locale's encoding has not got it.
+
+    What is kept or read by another program is UTF-8 then, as experiment files and JSON have to be; a
+    terminal of another encoding, and who asked for one, gets question marks.
+    """
+    if not isinstance(sys.stdout, io.TextIOWrapper) or sys.stdout.encoding.lower() == "utf-8":
+        return
+    if is_terminal() or "PYTHONIOENCODING" in os.environ:
+        sys.stdout.reconfigure(errors="replace")
+    else:
+        sys.stdout.reconfigure(encoding="utf-8")
 
 
 def discard(stream: IO[str]) -> None:
@@ -171,9 +199,11 @@ def line(schema: str, body: Mapping[str, object]) -> None:
     sys.stdout.flush()
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[str] = ()) -> Table:
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[str] = ()
+) -> FittingTable:
     """A table of text; the columns in `numbers` are aligned to the right."""
-    grid = Table(box=None, pad_edge=False, header_style="bold", show_edge=False, padding=(0, 2, 0, 0))
+    grid = FittingTable(box=None, pad_edge=False, header_style="bold", show_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         grid.add_column(
             clean(column),
@@ -193,7 +223,7 @@ def mark(state: str) -> Text:
     return Text(words[state][0], style=words[state][1])
 
 
-def facts(rows: Sequence[tuple[str, object]]) -> Table:
+def facts(rows: Sequence[tuple[str, object]]) -> FittingTable:
     """Names and what they are, one below the other."""
     grid = table(("", ""), rows)
     grid.show_header = False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from search.evidence import few_replicates, few_trials
 from search.experiment.spec import ExperimentSpec
+from search.formats import format_number_of
 
 SEEDS_FOR_A_WINNER = 10
 """Fresh seeds after which a winner's mean is worth comparing."""
@@ -95,16 +96,18 @@ def winner_notes(spec: ExperimentSpec) -> list[str]:
     if retrainings(spec) == 0:
         return []
     seeds, epochs = spec.comparison.retrain.seeds, retraining_epochs(spec)
-    cost = f"{retrainings(spec):,} more trials, {epochs:,} more epochs at most"
+    trials, most = format_number_of(retrainings(spec), "more trial"), format_number_of(epochs, "more epoch")
     where = "" if spec.objective is not None else " and scored on the sealed test set"
-    return [f"winners are trained again with {seeds} fresh seeds{where}: {cost}"]
+    fresh = format_number_of(seeds, "fresh seed")
+    return [f"winners are trained again with {fresh}{where}: {trials}, {most} at most"]
 
 
 def _few_seeds(spec: ExperimentSpec) -> list[str]:
     seeds = spec.comparison.retrain.seeds
     if seeds >= SEEDS_FOR_A_WINNER:
         return []
-    counted = "winners are not retrained" if seeds == 0 else f"winners are retrained with {seeds} seeds"
+    given = format_number_of(seeds, "seed")
+    counted = "winners are not retrained" if seeds == 0 else f"winners are retrained with {given}"
     return [f"{counted}, where {SEEDS_FOR_A_WINNER} are the least: their best values are partly luck"]
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
+from search.fitting import FittingTable
 from search.formats import format_number, format_seconds
 from search.output import clean
 
@@ -185,9 +185,9 @@ class Pace:
         )
 
 
-def progress_table(methods: Sequence[MethodProgress], metric: str) -> Table:
+def progress_table(methods: Sequence[MethodProgress], metric: str) -> FittingTable:
     """One row per method with a bar."""
-    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = FittingTable(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("method")
     table.add_column("", min_width=12, max_width=24)
     pauses = any(row.paused for row in methods)

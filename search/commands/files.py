@@ -15,7 +15,14 @@ from search import output
 from search.commands.options import AsJson, PrecisionOption, SpecFile, flag
 from search.commands.signals import ending_at_once
 from search.failures import CommandError, ExitCode, Failure
-from search.formats import format_backends, format_count, format_number, format_seconds, format_value
+from search.formats import (
+    format_backends,
+    format_count,
+    format_number,
+    format_number_of,
+    format_seconds,
+    format_value,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,10 +88,11 @@ def plan(
 def _show_plan(plan: Plan) -> None:
     output.show(Text(plan.experiment, style="bold"))
     grid = "none" if plan.grid_points is None else f"{format_count(plan.grid_points)} points"
+    methods = format_number_of(len(plan.methods), "method")
     rows = [
         *_objective(plan),
         ("pruner", plan.pruner),
-        ("studies", f"{plan.studies} ({len(plan.methods)} methods × {plan.replicates} replicates)"),
+        ("studies", f"{plan.studies} ({methods} × {format_number_of(plan.replicates, 'replicate')})"),
         ("grid", grid),
         ("trials", format_count(plan.trials)),
         ("epochs", f"at most {format_count(plan.epochs)}"),
@@ -101,12 +109,16 @@ def _show_plan(plan: Plan) -> None:
     output.show(output.facts(rows), "")
     if plan.speeds:
         output.show(_programs(plan.speeds), "")
-    methods = [
+        alone = _alone(plan.speeds)
+        if alone:
+            output.show(Text("trained alone, not fused", style="bold"))
+            output.show(output.facts(alone), "")
+    shown = [
         (method.name, method.trials, method.epochs, _in_flight(method), _settings(method.settings))
         for method in plan.methods
     ]
     columns = ("method", "trials per study", "epochs per study", "at once", "settings")
-    output.show(output.table(columns, methods, numbers=columns[1:4]))
+    output.show(output.table(columns, shown, numbers=columns[1:4]))
     if plan.grid:
         levels = [
             (axis.name, len(axis.points), axis.kind, ", ".join(map(format_value, axis.points)))
@@ -130,32 +142,37 @@ def _objective(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _programs(speeds: Sequence[Speed]) -> Table:
-    """How trials train: what was tried, and why some aren't fused."""
-    columns = (
-        "trained",
-        "slots",
-        "memory/slot",
-        "images/s fused",
-        "alone",
-        "trials/hour",
-        "why alone",
-    )
+    """How trials train: what was tried, and how fast it was."""
+    columns = ("trained", "slots", "memory/slot", "images/s fused", "alone", "trials/hour")
     rows = []
     for speed in speeds:
         rates = speed.rates
         memory = "" if rates.bytes_per_slot is None else f"{rates.bytes_per_slot / 2**20:.1f} MiB"
         rows.append(
             (
-                ", ".join(f"{name} {format_value(value)}" for name, value in speed.values.items()) or "all",
+                _corner(speed),
                 rates.slots if rates.reason is None else 1,
                 memory,
                 format_number(rates.fused),
                 format_number(rates.alone),
                 format_count(round(speed.trials_per_hour)),
-                rates.reason or "",
             )
         )
-    return output.table(columns, rows, numbers=columns[1:6])
+    return output.table(columns, rows, numbers=columns[1:])
+
+
+def _alone(speeds: Sequence[Speed]) -> list[tuple[str, str]]:
+    """Why some trials aren't fused, each reason once: it may be as long as an error of torch's."""
+    reasons = [(speed.rates.reason, _corner(speed)) for speed in speeds if speed.rates.reason is not None]
+    return [
+        ("; ".join(corner for other, corner in reasons if other == reason), reason)
+        for reason in dict.fromkeys(reason for reason, _ in reasons)
+    ]
+
+
+def _corner(speed: Speed) -> str:
+    """Which trials were measured."""
+    return ", ".join(f"{name} {format_value(value)}" for name, value in speed.values.items()) or "all"
 
 
 def _declared(comparison: ComparisonPlan) -> list[tuple[str, str]]:

@@ -14,7 +14,14 @@ import bottle
 import jinja2
 
 from search.failures import bad_input
-from search.formats import format_count, format_number, format_seconds, format_time, format_value
+from search.formats import (
+    format_count,
+    format_number,
+    format_number_of,
+    format_seconds,
+    format_time,
+    format_value,
+)
 from search.markup import embed_json
 from search.progress import by_method, pauses, trial_state
 from search.serve import charts, views
@@ -289,6 +296,7 @@ class View:
             "number": format_number,
             "value": format_value,
             "count": format_count,
+            "number_of": format_number_of,
             "seconds": format_seconds,
             "time": format_time,
             "shorten": views.shorten,

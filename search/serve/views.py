@@ -219,13 +219,16 @@ class _Range:
     high: float
     log: bool
     choices: tuple[Any, ...]
+    whole: bool = False
+    """Whether there is nothing between two whole numbers."""
 
     def joined(self, other: _Range) -> _Range:
         """Of both: a dimension may have grown between two runs."""
         if self == other:
             return self
         choices = self.choices if len(self.choices) >= len(other.choices) else other.choices
-        return _Range(min(self.low, other.low), max(self.high, other.high), self.log and other.log, choices)
+        low, high = min(self.low, other.low), max(self.high, other.high)
+        return _Range(low, high, self.log and other.log, choices, self.whole and other.whole)
 
     def place(self, value: float) -> float:
         """From 0 to 1."""
@@ -248,7 +251,7 @@ class _Range:
             if len(marks) < 2:
                 marks = [self.low, self.high]
         else:
-            marks = nice_ticks(self.low, self.high, 6)
+            marks = nice_ticks(self.low, self.high, 6, least=float(self.whole))
         return [Tick(self.place(mark), tick_label(mark)) for mark in marks]
 
 
@@ -260,7 +263,8 @@ def _range(distribution: str) -> _Range:
         return _Range(0.0, 1.0, log=False, choices=choices)
     name = str(described.get("name", ""))
     log = bool(attributes.get("log", name.startswith("Log"))) and attributes["low"] > 0
-    return _Range(float(attributes["low"]), float(attributes["high"]), log, ())
+    whole = name.startswith("Int")
+    return _Range(float(attributes["low"]), float(attributes["high"]), log, (), whole)
 
 
 def shorten(text: str, most: int = 18) -> str:

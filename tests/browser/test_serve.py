@@ -241,6 +241,11 @@ def test_a_narrow_dark_screen_needs_no_sideways_scrolling(
     live(narrow.page, f"{address}/experiments/{record.id}")
     assert narrow.page.locator(".chart.narrow").first.is_visible()
     assert not narrow.page.locator(".chart.wide").first.is_visible()
+    # What a table that scrolls is about can be read without scrolling it.
+    captions = narrow.page.locator(".scroll caption")
+    ends = captions.evaluate_all("found => found.map(one => one.getBoundingClientRect().right)")
+    assert ends
+    assert max(ends) <= 400
     narrow.page.screenshot(path=tmp_path / "narrow.png", full_page=True)
     assert narrow.said == []
 

@@ -13,7 +13,14 @@ from rich.console import Console
 from search import output
 from search.experiment.problems import Problem, SpecError
 from search.failures import CommandError, ExitCode, Failure, failure_of, not_found
-from search.formats import format_count, format_number, format_revision, format_seconds, format_value
+from search.formats import (
+    format_count,
+    format_number,
+    format_number_of,
+    format_revision,
+    format_seconds,
+    format_value,
+)
 from search.progress import (
     MethodProgress,
     Pace,
@@ -166,6 +173,14 @@ def test_numbers_and_values() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("count", "thing", "said"),
+    [(1, "study", "1 study"), (0, "study", "0 studies"), (1200, "replicate", "1,200 replicates")],
+)
+def test_one_of_a_thing_is_no_plural(count: int, thing: str, said: str) -> None:
+    assert format_number_of(count, thing) == said
+
+
 def test_revisions_are_short_and_keep_their_mark() -> None:
     assert format_revision("0123456789abcdef0123456789abcdef01234567") == "0123456789ab"
     assert format_revision("0123456789abcdef0123456789abcdef01234567+changes") == "0123456789ab+changes"
@@ -180,14 +195,12 @@ def test_paths_are_not_folded_in_a_narrow_terminal(
     assert f"report: /{'x' * 60}\n" in capsys.readouterr().out
 
 
-def test_a_number_that_is_cut_shows_it(
+def test_numbers_are_whole_on_the_narrowest_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "12")
     output.show(output.table(("a", "b"), [("0.12345", "0.67890")], numbers=("a", "b")))
-    out = capsys.readouterr().out
-    assert "0.67890" not in out
-    assert "…" in out.splitlines()[1]
+    assert capsys.readouterr().out.split() == ["a", "0.12345", "b", "0.67890"]
 
 
 def test_progress_adds_up_per_method() -> None:
@@ -341,3 +354,19 @@ def test_a_line_counts_what_went_wrong() -> None:
         progress_line("e", [row], 12.0)
         == "e: 6/9 trials, about 12 s left | grid 6/9 best 0.5 pruned 3 failed 1"
     )
+
+
+@pytest.mark.parametrize(
+    ("shown", "encoding", "written"),
+    [(False, "ascii", "grid × 3".encode()), (True, "latin-1", b"grid \xd7 3"), (True, "ascii", b"grid ? 3")],
+)
+def test_a_terminal_keeps_its_encoding_and_files_are_utf8(
+    shown: bool, encoding: str, written: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(kept, encoding=encoding))
+    monkeypatch.setattr(output, "is_terminal", lambda: shown)
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    output.spell()
+    print("grid × 3", end="", flush=True)
+    assert kept.getvalue() == written

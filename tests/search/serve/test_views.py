@@ -156,6 +156,17 @@ def test_parallel_coordinates_place_values_on_their_scales() -> None:
     assert strands[1].label == "tpe / 0, trial 2: 0.9"
 
 
+def test_between_whole_numbers_there_is_no_mark() -> None:
+    kinds = {"depth": IntDistribution(1, 2), "width": IntDistribution(4, 64), "rate": FloatDistribution(1, 2)}
+    axes, _ = views.parallel_coordinates(
+        [sampled(1, 0.5, **{name: (kind, 1 if name != "width" else 4) for name, kind in kinds.items()})], "m"
+    )
+    depth, width, rate = ([tick.label for tick in axis.ticks] for axis in axes[:3])
+    assert depth == ["1", "2"]
+    assert width == ["20", "40", "60"]
+    assert "1.2" in rate
+
+
 def test_a_dimension_that_grew_has_room_for_all() -> None:
     axes, strands = views.parallel_coordinates(
         [
