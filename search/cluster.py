@@ -9,6 +9,7 @@ worker's trials back in the queue first and to give up when that leads nowhere.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import secrets
 import shutil
@@ -29,6 +30,8 @@ from search.control.supervision import GRACE_SECONDS
 from search.logs import configure
 from search.observe.live import serve_metrics_of_actor
 from search.work.worker import Ending
+
+logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 80 * 2**20
 """Close to the least that Ray takes: nothing but a worker's ending ever passes through it."""
@@ -184,6 +187,7 @@ class RayCrew:
         try:
             ending: Ending = self._ray.get(run)
         except self._ray.exceptions.RayTaskError as error:
+            logger.info("worker %s died: %s", worker, error)  # with the traceback of its process
             return Departure(worker, None, _last_line(error))
         except self._ray.exceptions.RayError as error:
             # The cores are given back by the actor's death alone.

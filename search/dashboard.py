@@ -63,10 +63,9 @@ def serve(
     from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import wsgi
 
-    from storage.optuna_storage import close_optuna_storage, open_optuna_storage
+    from storage.optuna_storage import opened_optuna_storage
 
-    storage = open_optuna_storage(database_url)
-    try:
+    with opened_optuna_storage(database_url) as storage:
         kept = FileSystemArtifactStore(artifacts) if artifacts is not None else None
         application = only_for(
             admission(host, None, names).knows,
@@ -88,5 +87,3 @@ def serve(
         with server:
             on_ready(f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/")
             server.serve_forever()
-    finally:
-        close_optuna_storage(storage)

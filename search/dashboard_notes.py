@@ -60,13 +60,12 @@ def publish(
 
     Raises what the database raises. Studies that were deleted are passed over.
     """
-    from storage.optuna_storage import close_optuna_storage, open_optuna_storage
+    from storage.optuna_storage import opened_optuna_storage
 
     plots = drawings(analysis, contents)
     first = {study.method: study.study.name for study in reversed(analysis.studies)}
     notes = drawn = 0
-    storage = open_optuna_storage(database_url)
-    try:
+    with opened_optuna_storage(database_url) as storage:
         import optuna
 
         for result in analysis.studies:
@@ -82,8 +81,6 @@ def publish(
             if on == name:
                 kept = storage.get_study_system_attrs(storage.get_study_id_from_name(name))
                 drawn += sum(_save_plot(study, key, plot, kept) for key, plot in plots.items())
-    finally:
-        close_optuna_storage(storage)
     return Published(notes, drawn)
 
 

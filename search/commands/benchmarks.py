@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
@@ -14,6 +14,9 @@ from search import output
 from search.commands.options import AsJson, DeviceOption, PrecisionOption
 from search.commands.signals import ending_at_once
 from search.formats import format_backends, format_number, format_revision
+
+if TYPE_CHECKING:
+    from objectives.bench import Work
 
 LEAST_ROUNDS = 5
 """Fewer show no spread; said where fewer were asked for."""
@@ -60,16 +63,7 @@ def bench(
             rows = table(measured(found, rounds, output.message, left_out=left_out), work)
         used = task_of(work, device, precision).precision
     body: dict[str, Any] = {
-        "work": {
-            "data": data,
-            "image_size": image_size,
-            "limit": limit,
-            "trials": trials,
-            "batch_sizes": list(work.batch_sizes),
-            "rungs": list(work.rungs),
-            "model": work.model.name,
-            "images": work.images(),
-        },
+        "work": _told(work),
         "rounds": rounds,
         "seed": seed,
         "device": device,
@@ -88,6 +82,20 @@ def bench(
         _show(body)
     if rounds < LEAST_ROUNDS:
         output.message(f"note: {rounds} rounds show little of the spread; {LEAST_ROUNDS} are the least")
+
+
+def _told(work: Work) -> dict[str, Any]:
+    """What was trained, for the document."""
+    return {
+        "data": work.data.name,
+        "image_size": work.data.image_size,
+        "limit": work.data.limit,
+        "trials": work.trials,
+        "batch_sizes": list(work.batch_sizes),
+        "rungs": list(work.rungs),
+        "model": work.model.name,
+        "images": work.images(),
+    }
 
 
 def _show(body: dict[str, Any]) -> None:

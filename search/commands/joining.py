@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from os import kill
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -63,39 +64,18 @@ def worker(
     SIGTERM or Ctrl-C: the epoch ends, within the grace time, everything is stored, and all trials are given
     back at once; the exit code is 143, or 130.
     """
-    from search.control.crew import (
-        EXIT_ABANDONED,
-        EXIT_TERMINATED,
-        Assignment,
-        leave_at_once,
-        leave_when_told,
-    )
+    from search.control.crew import Assignment
     from search.launch.joining import Joined
     from search.observe.live import serve_metrics
-    from search.trials.precisions import check_precision
+    from search.trials.precisions import check_device, check_precision
     from storage.database import open_database
 
-    interrupted = threading.Event()
-    received: list[int] = []
-
-    def tell_off(number: int, _frame: FrameType | None) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        received.append(number)
-        interrupted.set()
-
-    signal.signal(signal.SIGINT, tell_off)
-    leave_when_told(interrupted, grace_seconds)
-
-    def code() -> int:
-        return ExitCode.INTERRUPTED if received else EXIT_TERMINATED
-
-    def abandon(reason: str) -> None:
-        leave_at_once(reason, code() if interrupted.is_set() else EXIT_ABANDONED)
-
+    notice = Notice()
+    notice.listen(grace_seconds)
     with serve_metrics(metrics_port), open_database(database, application_name="shoal worker") as connection:
         for one in experiment:
             check_precision(connection, one, precision)
+        check_device(device, precision)
         assignment = Assignment(
             connection.url,
             "",
@@ -111,16 +91,51 @@ def worker(
             experiment,
             assignment,
             worker=name or f"{os.uname().nodename}-{os.getpid()}",
-            interrupted=interrupted,
+            interrupted=notice.given,
             idle_seconds=idle_seconds,
-            abandon=abandon,
+            abandon=notice.abandon,
             tell=output.message,
         ).run()
     if served.reason != "interrupted":
         output.message("nothing left to do" if served.reason == "over" else "no work: leaving")
         return ExitCode.OK
     output.message("told to leave: everything is stored, all trials are given back")
-    return code()
+    return notice.exit_code
+
+
+class Notice:
+    """The signals that tell a worker to go, and what its process returns then."""
+
+    def __init__(self) -> None:
+        self.given = threading.Event()
+        self._by_hand = False
+
+    def listen(self, grace_seconds: float) -> None:
+        """Heed SIGTERM, which leaves so much time for the end of an epoch, and Ctrl-C. In the main thread."""
+        from search.control.crew import leave_when_told
+
+        signal.signal(signal.SIGINT, self._interrupt)
+        leave_when_told(self.given, grace_seconds)
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        """The first Ctrl-C lets the epoch end, as SIGTERM does; one after either ends the process at once."""
+        if self.given.is_set():
+            raise KeyboardInterrupt
+        self._by_hand = True
+        self.given.set()
+
+    @property
+    def exit_code(self) -> int:
+        """Of a worker that went because it was told to."""
+        from search.control.crew import EXIT_TERMINATED
+
+        return ExitCode.INTERRUPTED if self._by_hand else EXIT_TERMINATED
+
+    def abandon(self, reason: str) -> None:
+        """End the process although its engine is busy: told to go, or given up because it hangs."""
+        from search.control.crew import EXIT_ABANDONED, leave_at_once
+
+        leave_at_once(reason, self.exit_code if self.given.is_set() else EXIT_ABANDONED)
 
 
 def drain(
@@ -140,17 +155,25 @@ def drain(
     from storage.workers import living_on_this_host
 
     with opened(database) as connection:
-        told = living_on_this_host(connection)
-    for process in told:
+        living = living_on_this_host(connection)
+    told: dict[int, str] = {}
+    refused: dict[int, str] = {}
+    for process, began in living.items():
         with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGTERM)
-    until = time.monotonic() + timeout_seconds
+            try:
+                kill(process, signal.SIGTERM)
+                told[process] = began
+            except PermissionError:
+                refused[process] = began
+                output.message(f"process {process} is another user's: it can't be told")
     left = told
+    until = time.monotonic() + timeout_seconds
     while left and time.monotonic() < until:
         time.sleep(LOOK_SECONDS)
         left = {process: began for process, began in left.items() if birth(process) == began}
+    left = left | refused
     if as_json:
         output.document("drain/1", {"told": sorted(told), "left": sorted(left)})
     workers = f"{len(told)} worker{'' if len(told) == 1 else 's'}"
-    output.message(f"{workers} told to go, {len(left)} left" if told else "no worker lives on this machine")
+    output.message(f"{workers} told to go, {len(left)} left" if living else "no worker lives on this machine")
     return ExitCode.FAILED if left else ExitCode.OK

@@ -132,16 +132,13 @@ def retry(
         raise bad_input("which trials?", next=f"shoal retry {experiment} --failed")
     from storage.experiments import Experiments
     from storage.ledgers import ledger_of
-    from storage.optuna_storage import close_optuna_storage, open_optuna_storage
+    from storage.optuna_storage import opened_optuna_storage
 
     with opened(database) as connection:
         experiments = Experiments(connection)
         record = experiments.get(experiment)
-        storage = open_optuna_storage(connection.url)
-        try:
+        with opened_optuna_storage(connection.url) as storage:
             retried = ledger_of(connection, storage).retry_failed(record.id)
-        finally:
-            close_optuna_storage(storage)
         controlled = record.id in experiments.controlled([record.id])
     if as_json:
         rows = [
@@ -262,9 +259,11 @@ def _run_shown(
     from search.control.controller import run_experiment
     from search.control.crew import CrewError
     from search.observe.running import observed_run
-    from search.trials.precisions import check_precision
+    from search.trials.precisions import check_device, check_precision
 
     check_precision(database, spec.experiment, options.precision)
+    if options.ray_address is None:  # else its workers are elsewhere
+        check_device(options.device, options.precision)
     try:
         with (
             RunDisplay(spec, database) as display,

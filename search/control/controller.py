@@ -10,8 +10,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from search.control.controlling import patient_control
@@ -22,6 +23,7 @@ from search.control.supervision import (
     GRACE_SECONDS,
     Interruption,
     Move,
+    Seen,
     deletion,
     fate,
     next_move,
@@ -30,6 +32,7 @@ from search.control.supervision import (
 from search.environment import environment
 from search.experiment.growth import conflicts
 from search.experiment.spec import ExperimentSpec
+from search.formats import format_number_of
 from search.trials.making import make_studies
 from search.trials.openings import Openings
 from search.trials.placing import HANG_SECONDS
@@ -41,7 +44,7 @@ from storage.database import Database, open_database
 from storage.errors import DatabaseUnreachable, ExperimentExists, StorageError
 from storage.experiments import Experiments
 from storage.ledgers import ledger_of
-from storage.optuna_storage import close_optuna_storage, open_optuna_storage
+from storage.optuna_storage import opened_optuna_storage
 from storage.workers import dead_on_this_host, registered_as, trials_held
 
 if TYPE_CHECKING:
@@ -97,11 +100,9 @@ def run_experiment(
     with open_database(database_url, application_name="shoal controller") as database:
         experiments = Experiments(database)
         experiment, resumed = find_or_create(experiments, spec)
-        with patient_control(experiments, experiment, patience_seconds, on_event) as control:
-            if resumed:
-                experiment = experiments.grow(experiment.id, spec.to_json(), spec.studies())
-            storage = open_optuna_storage(database.url)
-            assignment = Assignment(
+        make_crew = partial(
+            _crew,
+            Assignment(
                 database.url,
                 experiment.name,
                 trainer,
@@ -111,9 +112,18 @@ def run_experiment(
                 grace_seconds,
                 idle_seconds,
                 precision=precision,
-            )
-            try:
-                return Controller(
+            ),
+            workers,
+            ray_address,
+            on_event,
+            in_process=in_process,
+            worker_logs=worker_logs,
+        )
+        with patient_control(experiments, experiment, patience_seconds, on_event) as control:
+            if resumed:
+                experiment = experiments.grow(experiment.id, spec.to_json(), spec.studies())
+            with opened_optuna_storage(database.url) as storage:
+                controller = Controller(
                     database,
                     storage,
                     experiment,
@@ -124,18 +134,8 @@ def run_experiment(
                     grace_seconds=grace_seconds,
                     rehires=idle_seconds is not None,
                     heeds_stop=heeds_stop,
-                ).run(
-                    lambda: _crew(
-                        assignment,
-                        workers,
-                        ray_address,
-                        on_event,
-                        in_process=in_process,
-                        worker_logs=worker_logs,
-                    )
                 )
-            finally:
-                close_optuna_storage(storage)
+                return controller.run(make_crew)
 
 
 def _crew(
@@ -240,20 +240,22 @@ class Controller:
         return Outcome(self._experiment.name, state, reason, self._look(), self._seconds(), self._resumed)
 
     def _work(self, make_crew: Callable[[], Crew]) -> tuple[Ended, str]:
-        self._on_event(Preparing(f"preparing {len(self._limits)} studies"))
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            # Both take seconds, and neither needs the other.
-            made = pool.submit(make_studies, self._database, self._storage, self._spec)
-            try:
-                crew: Crew | None = make_crew()
-            except CrewError:
-                if not self._interruption.count:
-                    raise
-                crew = None  # it is the signal that broke the start off
-        if crew is None:
-            self._notice_stop()
-            return "stopped", "asked to stop"
-        try:
+        self._on_event(Preparing(f"preparing {format_number_of(len(self._limits), 'study')}"))
+        with ExitStack() as leaving:
+            with ThreadPoolExecutor(max_workers=1) as pool:
+                # Both take seconds, and neither needs the other.
+                made = pool.submit(make_studies, self._database, self._storage, self._spec)
+                crew: Crew | None = None
+                try:
+                    crew = make_crew()
+                    leaving.callback(crew.close)
+                    leaving.callback(crew.dismiss)
+                except CrewError:
+                    if not self._interruption.count:  # else it is the signal that broke the start off
+                        raise
+            if crew is None:
+                self._notice_stop()
+                return "stopped", "asked to stop"
             made.result()
             # Whoever ran it here before may have been killed: no need to wait for those leases.
             self._take_back(dead_on_this_host(self._database, self._experiment.id))
@@ -266,9 +268,6 @@ class Controller:
             staff.hire(staff.target)
             self._on_event(Started(self._experiment.name, len(staff.names), self._resumed))
             return self._supervise(staff)
-        finally:
-            crew.dismiss()
-            crew.close()
 
     def _width(self) -> int:
         """The most trials that may run at once."""
@@ -284,13 +283,13 @@ class Controller:
             left += staff.departures(LOOK_SECONDS, self._interruption.undisturbed())
             looks += 1
             try:
-                rows, running, work_left = self._see(staff, left, looks)
+                seen = self._see(staff, left, looks)
             except DatabaseUnreachable as error:
                 self._wait_for_database(error)
                 continue
             self._away_since = None
             departed, left = left, []
-            if (mark := progress_mark([*rows, *self._retrained])) != self._mark:
+            if (mark := progress_mark([*seen.rows, *self._retrained])) != self._mark:
                 self._mark = mark
                 staff.note_progress()
             staff.bury(departed)
@@ -304,18 +303,17 @@ class Controller:
                 pending=len(staff.pending),
                 overdue=self._interruption.overdue(self._grace_seconds),
                 gone=gone,
-                running=running,
-                work_left=work_left,
+                running=seen.running,
+                work_left=seen.work_left,
                 final=any(departure.final for departure in departed),
             )
             if move is Move.HIRE:
-                if not gone and not running:
+                if not gone and not seen.running:
                     staff.note_in_vain()
                 staff.hire(max(gone, 1))
             elif move is Move.WATCH:
-                missing = self._rehires and len(staff.names) < staff.target
-                if missing and not self._stopping and looks % RECOVER_LOOKS == 0:
-                    staff.hire_for(self._openings.now(staff.target))
+                if seen.openings is not None:
+                    staff.hire_for(seen.openings)
             elif move is Move.FINISH:
                 return ("failed", deletion(self._deleted)) if self._deleted else ("finished", "")
             elif move is Move.STOP:
@@ -328,24 +326,25 @@ class Controller:
                     return "failed", staff.last_death
                 return "failed", f"workers died {deaths} times without progress: {staff.last_death}"
 
-    def _see(
-        self, staff: Staff, left: Sequence[Departure], looks: int
-    ) -> tuple[list[StudyProgress], int, bool]:
-        """What the database says: how far it is, trials that run anywhere, and whether one may start.
-
-        The latter two only where nobody is at work here. May be asked again if the database is away.
-        """
+    def _see(self, staff: Staff, left: Sequence[Departure], looks: int) -> Seen:
+        """Ask the database. May be asked again if it is away."""
         if self._control is not None:
             self._control.keep()
-        if left or not staff.names or looks % RECOVER_LOOKS == 0:
+        recovers = looks % RECOVER_LOOKS == 0
+        if left or not staff.names or recovers:
             self._take_back(self._ids(d.worker for d in left if d.ending is None))
         rows = self._look()
         self._notice_stop()
-        if staff.at_work or self._stopping:
-            return rows, 0, False
+        if self._stopping:
+            return Seen(rows)
+        missing = self._rehires and len(staff.names) < staff.target
+        openings = self._openings.now(staff.target) if missing and recovers else None
+        if staff.at_work:
+            return Seen(rows, openings=openings)
         running = trials_held(self._database, self._experiment.id)
         # What may start only when those that run have ended is left to whoever runs them, while they do.
-        return rows, running, self._openings.now(1) > 0 or (not running and self._openings.ever(rows))
+        work_left = self._openings.now(1) > 0 or (not running and self._openings.ever(rows))
+        return Seen(rows, running, work_left, openings)
 
     def _wait_for_database(self, error: DatabaseUnreachable) -> None:
         """Workers wait for it as well. Raises the error where that is of no use, or not wanted."""

@@ -33,7 +33,7 @@ from storage.errors import DatabaseFull, StorageError
 from storage.experiments import Experiments
 from storage.ledger import lease_seconds
 from storage.ledgers import ledger_of
-from storage.optuna_storage import close_optuna_storage, open_optuna_storage
+from storage.optuna_storage import opened_optuna_storage
 
 if TYPE_CHECKING:
     from objectives.base import Engine
@@ -206,8 +206,7 @@ def work(
         spec = ExperimentSpec.from_json(experiment.spec)
         choices = StoredChoices(database, experiment.id)
         engine = make_engine(spec, assignment.trainer, assignment.device, choices, assignment.precision)
-        storage = open_optuna_storage(database.url)
-        try:
+        with opened_optuna_storage(database.url) as storage:
             told = told_of(spec, assignment.trainer, assignment.device, engine)
             if assignment.joined:
                 told["joined"] = True
@@ -235,8 +234,6 @@ def work(
                 # What is still held goes back to the queue at once, unless the database is away.
                 with suppress(StorageError):
                     ledger.retire(worker_id)
-        finally:
-            close_optuna_storage(storage)
 
 
 def run_at(
@@ -279,7 +276,8 @@ class ThreadCrew:
         try:
             ending = work(self._assignment, worker, self._interrupted, abandon=abandon)
             self._departures.append(Departure(worker, ending))
-        except BaseException as error:  # noqa: BLE001 - a thread's errors have nowhere else to go
+        except BaseException as error:  # a thread's errors have nowhere else to go
+            logger.info("worker %s died", worker, exc_info=error)
             reason = "".join(traceback.format_exception_only(error)).strip()
             self._departures.append(Departure(worker, None, reason))
 

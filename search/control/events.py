@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Preparing:
-    """Something that takes seconds begins: ``starting Ray``, ``making 15 studies``."""
+    """Something that takes seconds begins: ``starting Ray``, ``preparing 15 studies``."""
 
     what: str
 

@@ -79,6 +79,19 @@ class Interruption:
             raise KeyboardInterrupt
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the database said at a look."""
+
+    rows: Sequence[StudyProgress]
+    running: int = 0
+    """Trials that run anywhere; asked only where nobody is at work here."""
+    work_left: bool = False
+    """Whether one may start; asked only there as well."""
+    openings: int | None = None
+    """Trials that may start now; None: not asked, for no worker is missing, or it was asked lately."""
+
+
 class Move(Enum):
     """What a controller does after a look."""
 

@@ -28,7 +28,7 @@ from storage import queries
 from storage.errors import DatabaseUnreachable, DatabaseUnsuitable, ExperimentBusy
 from storage.experiments import Experiments
 from storage.ledgers import ledger_of
-from storage.optuna_storage import close_optuna_storage, open_optuna_storage
+from storage.optuna_storage import opened_optuna_storage
 from storage.workers import trials_held
 
 if TYPE_CHECKING:
@@ -104,11 +104,8 @@ class Joined:
         """Serve. Raises `ExperimentNotFound` for a name that is unknown, and what the database raises."""
         for name in self._names:
             self._experiments.get(name)
-        storage = open_optuna_storage(self._database.url)
-        try:
+        with opened_optuna_storage(self._database.url) as storage:
             return self._run(storage)
-        finally:
-            close_optuna_storage(storage)
 
     def _run(self, storage: BaseStorage) -> Served:
         idle_since, away_since = self._clock(), None

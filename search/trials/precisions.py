@@ -41,6 +41,23 @@ def check_precision(database: Database, experiment: str, asked: str) -> None:
         )
 
 
+def check_device(device: str, precision: str) -> None:
+    """Refuse at once what no worker of this machine could do: train on a GPU that isn't there, or in TF32.
+
+    Where workers find it out, each of them dies of it and the experiment has failed. Raises `CommandError`.
+    """
+    if device in {"auto", "cpu"} and precision != "tf32":
+        return  # without the seconds that importing torch takes
+    from objectives.base import ObjectiveError
+    from objectives.devices import resolve_device
+    from objectives.precision import resolve_precision
+
+    try:
+        resolve_precision(precision, resolve_device(device))
+    except ObjectiveError as error:
+        raise bad_input(str(error), next="shoal doctor shows what this machine has") from error
+
+
 def other_precision(database: Database, experiment_id: int, device: str, asked: str) -> str | None:
     """In what an experiment's trials are computed on such a device, where that is not what is asked for.
 

@@ -12,7 +12,8 @@ import pytest
 from search.control import controller as module
 from search.control.controller import Controller
 from search.control.crew import CrewError
-from search.control.events import Event, Outcome, Stopping
+from search.control.events import Event, Outcome, Stopping, Trouble
+from search.trials.openings import Openings
 from storage import queries
 from storage.database import Database
 from storage.errors import DatabaseUnreachable
@@ -69,6 +70,27 @@ class TestSupervision:
         assert outcome.reason == "workers died 3 times without progress: its process died"
         assert len(crew.hired) == 2 + 2 + 2
 
+    def test_it_is_waited_for_also_where_workers_are_missing(
+        self, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The look at what they could take is one of those that a database may fail at."""
+        monkeypatch.setattr(module, "RECOVER_LOOKS", 1)
+        now, calls = module.Openings.now, []
+
+        def sometimes(openings: Openings, wanted: int) -> int:
+            calls.append(wanted)
+            if len(calls) == 1:
+                raise DatabaseUnreachable("it is away", retryable=True)
+            return now(openings, wanted)
+
+        monkeypatch.setattr(module.Openings, "now", sometimes)
+        events: list[Event] = []
+        crew = ScriptedCrew(["idle"], [], [], [], [None, None], [None, None], [None])
+        outcome = self._outcome(running, lambda: crew, rehires=True, on_event=events.append)
+        assert Trouble("the database is away, waiting for it: it is away") in events
+        assert outcome.reason == "workers died 3 times without progress: its process died"
+        assert len(crew.hired) == 2 + 1 + 2 + 2
+
     def test_one_that_can_not_be_reached_at_all_ends_the_run(
         self, running: Running, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -83,6 +105,18 @@ class TestSupervision:
         monkeypatch.setattr(queries, "progress", gone)
         with pytest.raises(DatabaseUnreachable, match="the password is wrong"):
             self._outcome(running, ScriptedCrew)
+
+    def test_a_crew_that_can_not_be_dismissed_is_closed(self, running: Running) -> None:
+        """What it was started with (processes, folders, variables) would stay."""
+        crew = ScriptedCrew([None], [None, None], [None])
+
+        def gone() -> None:
+            raise ConnectionError("the cluster is gone")
+
+        crew.dismiss = gone  # type: ignore[method-assign]
+        with pytest.raises(ConnectionError):
+            self._outcome(running, lambda: crew)
+        assert crew.closed
 
     def test_dead_workers_are_replaced_until_it_leads_nowhere(self, running: Running) -> None:
         crew = ScriptedCrew([None], [None, None], [None])

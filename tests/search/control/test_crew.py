@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from search.control.controller import find_or_create
@@ -21,6 +23,18 @@ def test_a_worker_in_a_thread_reports_what_ended_it(database_url: str) -> None:
     assert (left.worker, left.ending) == ("w", None)
     assert "there is no experiment 'missing'" in left.reason
     assert crew.departures(0) == []
+
+
+def test_where_it_broke_is_in_the_log(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The reason is one line, which says little of a mistake of ours."""
+    crew = ThreadCrew(Assignment(database_url, "missing", FAKE, "cpu"))
+    with caplog.at_level(logging.INFO, logger="search.control.crew"):
+        crew.hire("w")
+        crew.departures(60)
+    (record,) = [record for record in caplog.records if record.name == "search.control.crew"]
+    assert record.getMessage() == "worker w died"
+    assert record.exc_info is not None
+    assert "in work" in logging.Formatter().formatException(record.exc_info)
 
 
 def test_a_lookout_reads_the_experiment_only_when_it_has_changed(

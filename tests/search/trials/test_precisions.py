@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from objectives.base import ObjectiveError
 from objectives.choices import ChoicesInMemory
-from search.trials.precisions import held_precision
+from search.cli import run_command
+from search.control.controller import find_or_create
+from search.failures import CommandError, ExitCode
+from search.trials.precisions import check_device, held_precision
 from search.work.engines import make_engine
 from search.work.programs import StoredChoices
 from storage.database import Database
@@ -72,3 +77,35 @@ def test_it_is_kept_with_the_experiment_and_is_no_program(database: Database) ->
     assert held_precision(first, "cpu") == "bf16"
     assert held_precision(second, "cpu") == "fp32"
     assert Programs(database).of_experiment(Experiments(database).get("first").id) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "said"),
+    [("cuda", "auto", "sees 0 GPUs"), ("cuda", "tf32", "sees 0 GPUs"), ("cpu", "tf32", "needs a GPU")],
+)
+def test_what_no_worker_of_this_machine_could_do_is_refused(
+    device: str, precision: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(CommandError, match=said) as raised:
+        check_device(device, precision)
+    assert raised.value.failure.code is ExitCode.BAD_INPUT
+
+
+@pytest.mark.parametrize(("device", "precision"), [("auto", "auto"), ("cpu", "bf16"), ("auto", "fp32")])
+def test_what_every_machine_can_do_is_taken(device: str, precision: str) -> None:
+    check_device(device, precision)
+
+
+def test_a_finished_experiment_is_not_begun_again_for_a_gpu_that_is_not_there(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that die of it would leave it failed."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    stored, _ = find_or_create(Experiments(database), small_spec())
+    Experiments(database).set_state(stored.id, "finished")
+    again = ["resume", stored.name, "--in-process", "--device", "cuda", "--database", database.url]
+    assert run_command([*again, "--report", str(tmp_path)]) == ExitCode.BAD_INPUT
+    assert Experiments(database).get(stored.name).state == "finished"
+    assert run_command(["worker", stored.name, *again[3:]]) == ExitCode.BAD_INPUT
