@@ -88,6 +88,15 @@ class ChoicesInMemory:
         return held
 
 
+class AlwaysFused(ChoicesInMemory):
+    """Trials are fused without asking which way is faster; how convolutions are computed is measured."""
+
+    def get(self, key: ProgramKey) -> ProgramChoice | None:
+        """As `Choices.get`."""
+        held = super().get(key)
+        return held if held or key.program.startswith(CONVOLUTIONS) else ProgramChoice(fused=True)
+
+
 def _fewest(one: int | None, other: int | None) -> int | None:
     given = [number for number in (one, other) if number is not None]
     return min(given, default=None)

@@ -39,6 +39,24 @@ def prepare(name: str) -> torch.device:
     return device
 
 
+class DeviceLostError(ObjectiveError):
+    """A GPU does no more work for this process: whoever trains on it has to end, and begin as another one."""
+
+
+def check_works(device: torch.device) -> None:
+    """After something has failed on a device: raises `DeviceLostError` if all that comes would fail as well.
+
+    A fault in a GPU's work (a place in memory that isn't there, say) ends the GPU's work for the process. No
+    trial is to blame but the one whose work it was, and nobody knows which that is.
+    """
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        raise DeviceLostError(f"the GPU does no more work for this process: {error}") from error
+
+
 def kind_of_device(device: torch.device) -> str:
     """The name of the GPU or the processor: trials train alike, and equally fast, on devices of a kind."""
     if device.type == "cuda":
@@ -86,11 +104,7 @@ def reproducible(threads: int | None, precision: Precision = "fp32") -> Iterator
         if threads is not None:
             settings.callback(_set_threads, before)
             _set_threads(threads)
-        settings.callback(
-            torch.use_deterministic_algorithms,
-            torch.are_deterministic_algorithms_enabled(),
-            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
-        )
+        settings.callback(_set_deterministic, *_deterministic())
         if device.type != "cpu":
             settings.callback(torch.set_default_device, device)
             torch.set_default_device(None)
@@ -107,6 +121,17 @@ def reproducible(threads: int | None, precision: Precision = "fp32") -> Iterator
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32)
         )
         yield
+
+
+def _deterministic() -> tuple[bool, bool]:
+    """Whether all algorithms have to be, and whether others only warn."""
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _set_deterministic(enabled: bool, warn_only: bool) -> None:
+    """Not where it is so already: torch imports its compiler for that, which takes a second or two."""
+    if (enabled, warn_only) != _deterministic():
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
 
 
 def _set_threads(threads: int) -> None:

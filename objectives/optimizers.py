@@ -9,8 +9,10 @@ To add one: write its builder and add its line to `OPTIMIZERS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,13 +102,16 @@ def adamw(
     for every regulariser here. λ' comes on top of the trial's regulariser and its `lambda`.
     Reference: Loshchilov & Hutter 2019, *Decoupled Weight Decay Regularization*.
     """
-    parameters = list(parameters)
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups = _by_dimensions(parameters, weight_decay)
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=epsilon)
+
+
+def _by_dimensions(parameters: Iterable[Tensor], weight_decay: float) -> Iterator[dict[str, Any]]:
+    """The groups of those that decay and of those that don't, but for one that would be empty."""
+    parameters = list(parameters)
+    for decays in (True, False):
+        if mine := [p for p in parameters if (p.ndim >= 2) is decays]:
+            yield {"params": mine, "weight_decay": weight_decay if decays else 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,27 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer that ``choice`` names, over ``parameters``."""
     return OPTIMIZERS[choice.name].build(parameters, learning_rate, **choice.options)
+
+
+def check_options(choice: Choice, learning_rate: float) -> None:
+    """Raise what `build_optimizer` would raise for these options, without an optimizer being built.
+
+    torch imports its compiler when it takes in the first parameter, which takes a second or two; it looks at
+    the options before.
+    """
+    with suppress(_OptionsArePassed):
+        build_optimizer(choice, _AskedFor(), learning_rate)
+
+
+class _OptionsArePassed(Exception):  # noqa: N818 (good news)
+    """An optimizer asks for its parameters."""
+
+
+class _AskedFor(Iterable[Tensor]):
+    """Parameters that are not there."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        raise _OptionsArePassed
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -27,9 +27,10 @@ from objectives.base import (
     TrialStart,
 )
 from objectives.datasets import SearchData, TestData, load, load_test
-from objectives.devices import memory_of, prepare, reproducible
+from objectives.devices import check_works, memory_of, prepare, reproducible
 from objectives.graphed import training_for
 from objectives.metrics import worst_metrics
+from objectives.shortage import is_out_of_memory
 from objectives.training import Training
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,10 @@ class PlainEngine:
         self._slot = _Slot(start)
 
     def advance(self) -> Sequence[EpochEnd | TrialFailure]:
-        """Train one epoch. Empty if there is no trial, or if the one that there is has ended."""
+        """Train one epoch. Empty if there is no trial, or if the one that there is has ended.
+
+        Raises `DeviceLostError` where no trial of this process can go on.
+        """
         if self._slot is None or self._slot.ended:
             return ()
         start = self._slot.start
@@ -102,6 +106,7 @@ class PlainEngine:
             self._slot.ready = True
             self._slot.ended = report.diverged or report.epoch >= start.config.epochs
             return (EpochEnd(start.trial_id, report, self._slot.ended, test),)
+        check_works(self._device)
         if failure.retryable:  # here, where the exception no longer keeps the trial's tensors alive
             gc.collect()
             torch.cuda.empty_cache()
@@ -249,10 +254,6 @@ def score_on_test(
     )
 
 
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
-"""What the messages of torch's RuntimeErrors say, in lower case, where the machine has too little memory."""
-
-
 def failure_of(trial_id: int, error: Exception) -> TrialFailure:
     """What became of a trial that raised: the machine's fault (out of memory) may be tried again."""
     reason = str(error) if isinstance(error, ObjectiveError) else f"{type(error).__name__}: {error}"
@@ -262,23 +263,6 @@ def failure_of(trial_id: int, error: Exception) -> TrialFailure:
         traceback="".join(traceback.format_exception(error)),
         retryable=is_out_of_memory(error),
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine had too little memory for what raised this."""
-    return any(_says_out_of_memory(cause) for cause in _causes(error))
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _says_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in OUT_OF_MEMORY)
 
 
 def _finite(number: float) -> float | None:

@@ -7,10 +7,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # As many processes test as there are cores: threads beside them would only wait for one another. It is
-    # read when the first library that has it is loaded, so it stands before the imports.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As many processes test as there are cores: threads beside them would only wait for one another, and
+# tensors of tests are so small that a second thread makes even a lone process eight times as slow. Engines
+# train with one thread whatever is said here; their parts, tested by themselves, promise equal bits for one
+# thread only. It is read when the first library that has it is loaded, so it stands before the imports.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import psycopg2
 import pytest

@@ -11,6 +11,8 @@
 - `pool`, `scoring`, `member`: the steps and validations of one program's trials.
 - `recorded`, `tables`, `sums`: a pool's steps as work that is recorded once and replayed, on a GPU; what a
   step depends on lies in tables there, and what it gives is added up there.
+- `tails`, `triton_*`: on a GPU, what follows a convolution together with it, and the other parts of a
+  recorded step, by kernels of ours, where they give what `step_operations` give and are faster.
 - `lanes`, `engine`: programs and trials that train alone take turns; slots are refilled. `memory`: what to do
   where it is short.
 - `choose`: which way is faster, by trying; `backends`: likewise of the ways to compute a convolution;

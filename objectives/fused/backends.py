@@ -3,9 +3,10 @@
 Shapes: R rows, M images of a row, C, O channels in and out of a row, H, W height and width.
 
 No rule says it for a GPU: it depends on the library's versions as much as on the sizes. So every backend that
-is offered takes turns with the usual one, forward and backward. One that raises, or gives other numbers, is
-left out, with a line in the log; one that is not clearly faster isn't taken, so that noise decides nothing.
-What was found holds for the process; `choose.py` makes it hold for an experiment.
+is offered takes turns with the usual one, forward and backward, on a GPU recorded as steps are. One that
+raises, can't be recorded, or gives other numbers, is left out, with a line in the log; one that isn't clearly
+faster isn't taken, so that noise decides nothing. What was found holds for the process; `choose.py` makes it
+hold for an experiment.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from objectives.devices import generator, kind_of_device
-from objectives.fused.convolutions import CONVOLUTIONS, Run, Setting, Shape, usual
+from objectives.fused.convolutions import CONVOLUTIONS, Backend, Setting, Shape, usual
 from objectives.fused.memory import Sizes
-from objectives.trainer import is_out_of_memory
+from objectives.fused.tails import by_operations
+from objectives.recording import Recorder, RecordingError, recorder_for
+from objectives.shortage import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +48,9 @@ CLOSE: Mapping[torch.dtype, float] = {torch.float64: 1e-10, torch.float32: 1e-4,
 CLOSE_TF32 = 1e-2
 
 Clock = Callable[[], float]
+
+Way = Callable[[], Sequence[Tensor]]
+"""Runs a backend once: the map out, and the gradients."""
 
 _found: dict[tuple[Shape, Setting], str] = {}
 """What was measured in this process."""
@@ -78,20 +85,28 @@ def fastest(shape: Shape, setting: Setting, device: torch.device, clock: Clock) 
 
 
 def _measured(shape: Shape, setting: Setting, device: torch.device, clock: Clock) -> str:
-    default = usual(shape, setting.type)
+    default = usual(shape, setting.type, setting.dtype)
     others = [name for name, one in CONVOLUTIONS.items() if name != default and one.offered(shape, setting)]
     if not others:
         return default
     trial = _Trial(shape, setting, device)
-    expected = trial.run(CONVOLUTIONS[default].run)
-    patience = HOPELESS * _seconds(trial, default, clock)
-    sound = [name for name in others if _is_sound(trial, name, expected)]
-    hopeful = [name for name in sound if _seconds(trial, name, clock) <= patience]
+    expected = trial.run(CONVOLUTIONS[default])
+    recorder = recorder_for(device)
+    try:
+        runs = {default: _as_in_steps(trial, default, recorder)}
+    except RecordingError as error:
+        logger.warning("convolutions are measured as they are, for they can't be recorded: %s", error)
+        recorder, runs = None, {default: _as_in_steps(trial, default, None)}
+    patience = HOPELESS * _seconds(runs[default], clock)
+    for name in others:
+        if run := _sound(trial, name, recorder, expected):
+            runs[name] = run
+    hopeful = [name for name in others if name in runs and _seconds(runs[name], clock) <= patience]
     gains: dict[str, list[float]] = {name: [] for name in hopeful}
     for _ in range(ROUNDS if hopeful else 0):
-        reference = _seconds(trial, default, clock)
+        reference = _seconds(runs[default], clock)
         for name in hopeful:
-            gains[name].append(reference / _seconds(trial, name, clock))
+            gains[name].append(reference / _seconds(runs[name], clock))
     medians = {name: statistics.median(found) for name, found in gains.items()}
     best = max(medians, key=lambda name: medians[name], default=default)
     if medians.get(best, 0.0) < LEAST_GAIN:
@@ -118,11 +133,11 @@ class _Tensors:
 
 
 class _Trial:
-    """A step's convolution of random numbers, forward and backward."""
+    """A step's convolution of random numbers, with what follows it, forward and backward."""
 
     def __init__(self, shape: Shape, setting: Setting, device: torch.device) -> None:
         self._chance = generator(0, device)
-        self._dtype = setting.dtype
+        self._dtype, self._tail = setting.dtype, shape.tail
         rows, high, wide = setting.rows, *shape.kernel
         x = self._random(setting.images, shape.height, shape.width, rows * shape.channels)
         kernel_ROHWC = self._random(rows, shape.out, high, wide, shape.channels).requires_grad_()
@@ -140,10 +155,11 @@ class _Trial:
         self._dy: Tensor | None = None
         self.tolerance = CLOSE_TF32 if setting.precision == "tf32" else CLOSE[setting.dtype]
 
-    def run(self, run: Run) -> list[Tensor]:
+    def run(self, way: Backend) -> list[Tensor]:
         """The map out, and the gradients."""
         tensors = self._tensors
-        y = run(tensors.x, tensors.kernel, tensors.bias, self._module)
+        given = tensors.x, tensors.kernel, tensors.bias, self._module
+        y = way.block(*given, self._tail) if way.block else by_operations(way.run(*given), self._tail)
         if self._dy is None:
             self._dy = self._random(*(y.shape[place] for place in (0, 2, 3, 1))).permute(0, 3, 1, 2)
         return [y.detach(), *torch.autograd.grad(y, tensors.leaves, self._dy)]
@@ -153,18 +169,35 @@ class _Trial:
         return drawn.to(self._dtype)
 
 
-def _is_sound(trial: _Trial, name: str, expected: list[Tensor]) -> bool:
-    """Whether a backend runs here and gives what the usual one gives; if not, the log says why."""
+def _as_in_steps(trial: _Trial, name: str, recorder: Recorder | None) -> Way:
+    """A backend's run as steps have it: on a GPU recorded, since asking for operations may take longer than
+    they do, and takes a step no time.
+    """
+    work = partial(trial.run, CONVOLUTIONS[name])
+    if recorder is None:
+        return work
+    recording = recorder(work)
+
+    def replayed() -> Sequence[Tensor]:
+        recording.replay()
+        return recording.results
+
+    return replayed
+
+
+def _sound(trial: _Trial, name: str, recorder: Recorder | None, expected: Sequence[Tensor]) -> Way | None:
+    """A backend's run, if it runs here and gives what the usual one gives; if not, the log says why."""
     try:
-        _check(trial.run(CONVOLUTIONS[name].run), expected, trial.tolerance)
+        run = _as_in_steps(trial, name, recorder)
+        _check(run(), expected, trial.tolerance)
     except Exception as error:  # noqa: BLE001 (whatever a library raises, there is another backend)
         why = "too little memory" if is_out_of_memory(error) else (str(error) or repr(error)).splitlines()[0]
         logger.warning("convolutions are not computed by %s here: %s", name, why)
-        return False
-    return True
+        return None
+    return run
 
 
-def _check(got: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+def _check(got: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> None:
     """Raises `UnsoundError`."""
     for mine, wanted in zip(got, expected, strict=True):
         difference = (mine.double() - wanted.double()).norm() / wanted.double().norm().clamp(min=1e-30)
@@ -173,12 +206,11 @@ def _check(got: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
             raise UnsoundError(f"its numbers are off by {float(difference):.1e}")
 
 
-def _seconds(trial: _Trial, name: str, clock: Clock) -> float:
+def _seconds(run: Way, clock: Clock) -> float:
     """Of one run, from as many as fit into a turn."""
-    run = CONVOLUTIONS[name].run
     runs, started = 0, clock()
     until = time.perf_counter() + SECONDS
     while not runs or time.perf_counter() < until:
-        trial.run(run)
+        run()
         runs += 1
     return max(clock() - started, 1e-9) / runs

@@ -345,4 +345,3 @@ def _step(pool: Pool) -> None:
     for item in pool.step():
         if not isinstance(item, Member):
             raise item.error
-        item.piece = None

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import TypeAlias
@@ -91,7 +92,7 @@ class CompiledUpdates:
 
     def step(self, update: Update, rows: Rows, decayed: int, numbers_HS1: Tensor) -> None:
         """As `update.apply`; in compiled form if there is one, or if it can be made now."""
-        with self._alone:
+        with self._alone, _full_precision():
             if self._ready(update, rows, decayed, numbers_HS1):
                 assert self._run is not None, "it is ready"
                 # Other settings of the process would have it compiled anew: then operation by operation.
@@ -128,6 +129,8 @@ class CompiledUpdates:
         if self._run is None:
             # torch 2.12 takes what "eager_on_recompile" runs as it is for a mistake of ours.
             warnings.filterwarnings("ignore", "torch.compile with fullgraph=True found no compiled frames")
+            # In an update there is nothing for them to compute.
+            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32 matrix multiplication")
             options = OPTIONS if self._backend == "inductor" else None
             self._run = torch.compile(
                 _apply, dynamic=False, fullgraph=True, backend=self._backend, options=options
@@ -145,6 +148,21 @@ class CompiledUpdates:
                 if len(mine):
                     sound &= _close(mine[slot], theirs[0])
         return None if sound.item() else "the compiled update gave other numbers"
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """In an update there are no products, but what is compiled while those are in TF32, or not, runs only so.
+
+    With this it is compiled once, and never silently not run.
+    """
+    matmul = torch.backends.cuda.matmul
+    used = matmul.fp32_precision
+    matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = used
 
 
 def _apply(apply: Apply, decayed: int, rows: tuple[Tensor, ...], numbers_HS1: Tensor) -> None:

@@ -16,7 +16,7 @@ backward of 8 rows of 32 images, kernels of 3×3 (torch 2.13, EPYC with AVX-512,
     32 → 64, 15×15        55       71       98
     3 → 32, 32×32         17       48       52
 
-`triton` is not in the table: it runs on GPUs alone, and none was at hand to time it.
+Those by Triton are not in the table: they run on GPUs alone, and none was at hand to time them.
 """
 
 from __future__ import annotations
@@ -31,17 +31,29 @@ from torch.nn import functional
 
 from objectives.fused.functions import applied
 from objectives.fused.products import aligned, begins_lines, into, products, room
-from objectives.fused.triton_convolutions import by_triton, takes_triton
+from objectives.fused.tails import tails
+from objectives.fused.triton_convolutions import block_by_triton, by_triton, takes_block, takes_triton
+from objectives.fused.triton_tails import grouped_with_tail
+from objectives.fused.winograd import block_by_winograd, by_winograd, can_winograd, takes_winograd
 from objectives.models import InputShape
 
+MANY_CHANNELS = 32
+"""In and out, from which on the usual way on a CPU is Winograd's, where it is offered. Forward and backward
+of 8 rows of 32 images, over those of a grouped convolution (the same CPU, busy otherwise, medians of 7):
+64 → 64 channels, maps of 4×4, 5×5 and 6×6: 0.76, 0.70, 0.76; 32 → 64, 6×6: 0.77; 32 → 32, 6×6: 0.75;
+16 → 16, 4×4 and 6×6: 1.51, 1.53."""
+
 MOST_PLACES = 9
-"""Of a map out, for which the usual way on a CPU is the hybrid one. It shows in the last bits of a curve."""
+"""Of a map out, for which the usual way on a CPU is else the hybrid one. Both show in a curve's last bits."""
 
 TENSOR_CORES = 8
 """Numbers in bfloat16 that lie together; `grouped_mm` takes sizes that are so many times a whole number."""
 
 Run: TypeAlias = Callable[[Tensor, Tensor, Tensor | None, nn.Conv2d], Tensor]
 """(map M(R·C)HW, kernel_ROHWC, bias_RO or None, the module) → map M(R·O)HW; all maps are channels last."""
+
+RunBlock: TypeAlias = Callable[[Tensor, Tensor, Tensor | None, nn.Conv2d, int], Tensor]
+"""A `Run` that computes the convolution's tail as well, given last, see `objectives.fused.tails`."""
 
 Multiply: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """left_RAB, right_RBC → RAC."""
@@ -63,6 +75,8 @@ class Shape:
     bias: bool
     inner: bool
     """Whether the gradient with respect to the map is asked for: not of a model's first layer."""
+    tail: int = 0
+    """What follows it that might be computed with it, see `objectives.fused.tails`."""
 
     @property
     def windows(self) -> bool:
@@ -106,17 +120,26 @@ class Backend:
     run: Run
     offered: Callable[[Shape, Setting], bool]
     """Whether it can be taken there."""
+    block: RunBlock | None = None
+    """None: a tail is computed after it, operation by operation."""
 
 
-def usual(shape: Shape, device: str) -> str:
-    """The backend of a convolution on a type of device where none was chosen by measuring."""
+def usual(shape: Shape, device: str, dtype: torch.dtype) -> str:
+    """The backend of a convolution on a type of device where none was chosen by measuring; `dtype` is that
+    of the maps.
+    """
+    if device != "cpu":
+        return "grouped"
+    if min(shape.channels, shape.out) >= MANY_CHANNELS and can_winograd(shape, dtype):
+        return "winograd"
     small = shape.bias and shape.windows and shape.places <= MOST_PLACES
-    return "hybrid" if small and device == "cpu" else "grouped"
+    return "hybrid" if small else "grouped"
 
 
 def shapes_of(model: nn.Module, input_shape: InputShape) -> dict[str, Shape]:
     """Name → each convolution of a model, in the order in which they run, found by a pass."""
     found: dict[str, Shape] = {}
+    tail_of = tails(model)
 
     def look(name: str, module: nn.Conv2d, x: Tensor) -> None:
         found[name] = Shape(
@@ -130,6 +153,7 @@ def shapes_of(model: nn.Module, input_shape: InputShape) -> dict[str, Shape]:
             dilation=module.dilation,
             bias=module.bias is not None,
             inner=x.requires_grad,
+            tail=tail_of.get(name, 0),
         )
 
     hooks = [
@@ -345,6 +369,9 @@ CONVOLUTIONS: Mapping[str, Backend] = {
     "hybrid": Backend(_hybrid, _in_windows),
     "im2col": Backend(_im2col, _in_windows),
     "grouped_mm": Backend(_grouped_mm, _takes_grouped_mm),
+    "grouped_tail": Backend(_grouped, takes_block, grouped_with_tail),
     "triton": Backend(by_triton, takes_triton),
+    "triton_block": Backend(by_triton, takes_block, block_by_triton),
+    "winograd": Backend(by_winograd, takes_winograd, block_by_winograd),
 }
 """Name → backend. The first takes every convolution that there is."""

@@ -31,8 +31,9 @@ from objectives.base import (
 )
 from objectives.choices import Choices, ChoicesError, ProgramChoice, ProgramKey
 from objectives.datasets import SearchData, load
-from objectives.devices import memory_of, prepare, reproducible
+from objectives.devices import check_works, memory_of, prepare, reproducible
 from objectives.fused.choose import choose, choose_convolutions, key_of, told
+from objectives.fused.compiled import PROCESS
 from objectives.fused.fusable import Fusing, fusing, one_image_left, why_not
 from objectives.fused.lanes import AloneLane, BrokenError, Lane, NoRoomError, PoolLane, alone_from
 from objectives.fused.member import Member, member
@@ -114,7 +115,7 @@ class FusedEngine:
     def advance(self) -> Sequence[Event]:
         """Train until a trial is at the end of an epoch. Empty if there is none, or all have ended.
 
-        Raises `ChoicesError`: trials that wait go on waiting.
+        Raises `ChoicesError`: trials that wait go on waiting. And `DeviceLostError`: nothing goes on.
         """
         with reproducible(self._threads, self._task.precision):
             events = self._place_waiting()
@@ -126,6 +127,8 @@ class FusedEngine:
                 self.images_trained += sum(
                     self._images[event.trial_id] for event in events if isinstance(event, EpochEnd)
                 )
+        if any(isinstance(event, TrialFailure) for event in events):
+            check_works(self._device)
         for event in events:
             if isinstance(event, TrialFailure):
                 self._lanes.pop(event.trial_id, None)
@@ -160,6 +163,12 @@ class FusedEngine:
         programs = [lane.pool.program for lane in self._pools.values()]
         return [program.convolutions for program in programs if program.convolutions]
 
+    @property
+    def held_back(self) -> list[str]:
+        """What makes training slower here than it might be, as far as is known; for those who measure it."""
+        found = [reason for lane in self._pools.values() for reason in lane.held_back]
+        return found + [f"updates are not compiled: {why}" for why in (PROCESS.why_not,) if why]
+
     def why_alone(self, trial_id: int) -> str | None:
         """Why a trial trains alone; None if it doesn't, or hasn't begun."""
         lane = self._lanes.get(trial_id)
@@ -190,6 +199,7 @@ class FusedEngine:
             return list(lane.run())
         except BrokenError as error:
             assert isinstance(lane, PoolLane), "only pools break"
+            check_works(self._device)
             self._scatter(lane, f"it raised in training with others: {error.__cause__}")
             return []
         except NoRoomError as error:

@@ -10,7 +10,7 @@ neighbours a trial is trained. Recorded steps compute the same from tables, see 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,24 +23,6 @@ from objectives.datasets import SearchData
 from objectives.devices import moved
 from objectives.optimizers import effective_batch_size
 from objectives.training import AUGMENTED_ELEMENTS, FORWARD_IMAGES
-
-
-@dataclass(slots=True)
-class Piece:
-    """Images that go through a model together where a trial is alone: a batch, or a part of a large one."""
-
-    first: int
-    """The place of its first image in the order of the epoch."""
-    images: int
-    batch: int
-    """Images of the whole batch."""
-    ends_batch: bool
-    taken: int = 0
-    """Images that have been through the model."""
-
-    @property
-    def left(self) -> int:
-        return self.images - self.taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +42,7 @@ class Dropping:
 
 
 class Feed:
-    """The pieces of one trial, epoch after epoch. `whole`: batches are never cut."""
+    """The images of one trial, epoch after epoch. `whole`: batches are never cut."""
 
     def __init__(
         self, config: TrialConfig, seed: int, data: SearchData, dropping: Dropping, *, whole: bool
@@ -69,32 +51,36 @@ class Feed:
         self.images = len(data.training_indices)
         self.batch_size = effective_batch_size(config, self.images)
         self.steps_per_epoch = math.ceil(self.images / self.batch_size)
+        self.piece = self.batch_size if whole else min(self.batch_size, FORWARD_IMAGES)
+        """Images that go through a model together where a trial is alone, at most: a batch, or a part of a
+        large one."""
         self.dropping = dropping
         self._config, self._seed = config, seed
         self.order = data.training_indices
         """The epoch's: places among all images."""
+        self._ahead: tuple[int, Tensor] | None = None
+        """An epoch, and its order among the training images."""
         self._labels_N: Tensor | None = None
         self._augmented: tuple[int, Tensor | None] = (0, None)
         """The place of the first, and images that were augmented together because some were needed."""
-        self._cuts = list(_cuts(self.images, self.batch_size, self.batch_size if whole else FORWARD_IMAGES))
-        self._next = len(self._cuts)
+
+    def prepare(self, epoch: int) -> None:
+        """Shuffle ahead for an epoch, counted from 1: it takes long enough for a device to wait for it."""
+        self._ahead = epoch, self._shuffled(epoch)
+
+    def _shuffled(self, epoch: int) -> Tensor:
+        chance = torch.Generator().manual_seed(derive_seed(self._seed, "order", epoch))
+        return torch.randperm(self.images, generator=chance)
 
     def start(self, epoch: int) -> None:
-        """Shuffle for an epoch, counted from 1."""
+        """Go to the beginning of an epoch, counted from 1."""
         device = self.data.images.device
-        chance = torch.Generator().manual_seed(derive_seed(self._seed, "order", epoch))
-        self.order = self.data.training_indices[moved(torch.randperm(self.images, generator=chance), device)]
+        order = self._ahead[1] if self._ahead and self._ahead[0] == epoch else self._shuffled(epoch)
+        self._ahead = None
+        self.order = self.data.training_indices.index_select(0, moved(order, device))
         self._labels_N = None
         self.chance = Epoch(self._seed, epoch, self.images, device)
         self._augmented = (0, None)
-        self._next = 0
-
-    def next(self) -> Piece | None:
-        """The epoch's next piece; None at its end."""
-        if self._next == len(self._cuts):
-            return None
-        self._next += 1
-        return Piece(*self._cuts[self._next - 1])
 
     def indices(self, first: int, images: int) -> Tensor:
         """The places among all images of those from this place in the epoch on."""
@@ -103,7 +89,7 @@ class Feed:
     def labels(self, first: int, images: int) -> Tensor:
         """Theirs."""
         if self._labels_N is None:
-            self._labels_N = self.data.labels[self.order]
+            self._labels_N = self.data.labels.index_select(0, self.order)
         return self._labels_N[first : first + images]
 
     def augmented(self, first: int, images: int) -> Tensor | None:
@@ -121,18 +107,9 @@ class Feed:
         def numbers(purpose: Purpose) -> Numbers:
             return self.chance.numbers(purpose, first, images)
 
-        images_BCHW = self.data.normalise(self.data.images[self.indices(first, images)])
+        images_BCHW = self.data.normalise(self.data.images.index_select(0, self.indices(first, images)))
         return augment(images_BCHW, self._config.augment, numbers)
 
     def masks(self, first: int, images: int) -> list[Tensor | None]:
         """As `Dropping.masks`, in this epoch."""
         return self.dropping.masks(self.chance, first, images)
-
-
-def _cuts(images: int, batch_size: int, at_most: int) -> Iterator[tuple[int, int, int, bool]]:
-    """An epoch's pieces: first image, images, those of the whole batch, and whether the piece ends it."""
-    for start in range(0, images, batch_size):
-        end = min(start + batch_size, images)
-        for first in range(start, end, at_most):
-            last = min(first + at_most, end)
-            yield first, last - first, end - start, last == end

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from objectives.base import TrialConfig
 from objectives.fused.program import Program
-from objectives.fused.rows import RowTable, Share
+from objectives.fused.rows import RowTable, Share, stacked
 from objectives.fused.update import UPDATES
 from objectives.fused.vmapped import scores_of
 from objectives.imports import is_import
@@ -85,7 +85,7 @@ def _stackable(model: nn.Module, input_shape: InputShape) -> bool:
         if not program.stacked:
             return False
         program.state.admit(0, program.state.new_row(model))
-        rows = RowTable((Share(0, 0, 2, 2 * PROBED),), 2, PROBED, 1, torch.device("cpu"))
+        rows = RowTable(stacked([Share(0, 0, 2, 2 * PROBED)]), 2, PROBED, 1, torch.device("cpu"))
         images_MHWRC = images_RMCHW.permute(1, 3, 4, 0, 2).contiguous()
         scores_RMK = program.forward(rows, images_MHWRC, (), training=False).logits
     except Exception:  # noqa: BLE001 (layers that don't fit each other in this form: then not in this form)

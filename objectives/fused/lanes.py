@@ -24,6 +24,7 @@ from objectives.fused.moving import to_plain
 from objectives.fused.pool import Pool
 from objectives.fused.scoring import Failed
 from objectives.models import build
+from objectives.shortage import is_out_of_memory, let_go
 from objectives.trainer import PlainEngine, failure_of, test_score
 from objectives.training import Training
 
@@ -81,6 +82,7 @@ class PoolLane:
         remember: Callable[[Sizes], None] = lambda _: None,
     ) -> None:
         self.pool, self.sizes = fitting(make_pool, sizes)
+        self._asked = sizes
         self.seconds = 0.0
         self._task = task
         self._remember = remember
@@ -97,6 +99,21 @@ class PoolLane:
     def members(self) -> list[Member]:
         """All of its trials."""
         return list(self._members.values())
+
+    @property
+    def held_back(self) -> list[str]:
+        """As `FusedEngine.held_back`, of this pool."""
+        found = [
+            f"{what} not recorded: {why}"
+            for what, why in (
+                ("steps are", self.pool.why_unrecorded),
+                ("scores are", self.pool.why_scores_unrecorded),
+            )
+            if why
+        ]
+        if self.sizes != self._asked:
+            found.append(f"too little memory: steps of {self.sizes.rows} rows, {self.sizes.slots} slots")
+        return found
 
     def admit(self, member: Member) -> None:
         """Take a trial in; it gets the next slot that is free."""
@@ -121,11 +138,13 @@ class PoolLane:
     def run(self) -> Sequence[EpochEnd | TrialFailure]:
         with _clocked(self):
             until = time.perf_counter() + TURN_SECONDS
-            while self.active and time.perf_counter() < until:
+            going = self.active > 0
+            while going and time.perf_counter() < until:
                 try:
                     events = self._step()
                 except Exception as error:  # noqa: BLE001 (a user's model may raise anything)
                     events = self._recover(error)
+                    going = self.active > 0
                 except BaseException:  # interrupted in the middle of things: if anybody goes on, from here
                     self.pool.rewind()
                     raise
@@ -185,8 +204,11 @@ class PoolLane:
 
     def _recover(self, error: Exception) -> list[EpochEnd | TrialFailure]:
         """After a step that raised: with fewer rows where memory was short, else elsewhere."""
+        short = is_out_of_memory(error)
+        if short:
+            let_go(error)
         self.pool.rewind()
-        if not failure_of(0, error).retryable:
+        if not short:
             raise BrokenError from error
         smaller = fewer(self.sizes)
         if smaller is None:

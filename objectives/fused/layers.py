@@ -9,7 +9,7 @@ slots, and images that do not count never reach those that do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from objectives.fused.convolutions import Run
+from objectives.fused.convolutions import Run, RunBlock
 from objectives.fused.functions import applied
 from objectives.fused.products import products
 from objectives.fused.rows import RowTable
+from objectives.fused.tails import tail_of
 from objectives.models import Dropout, ResidualBlock
 
 
@@ -42,6 +43,8 @@ class Pass:
     """What each dropout layer multiplies by, RMF, in the order in which they run; None: by nothing."""
     convolutions: Mapping[str, Run]
     """Module name → how this convolution is computed."""
+    blocks: Mapping[str, RunBlock]
+    """Module name → how it is computed with what follows it; those that are so."""
     activations: torch.dtype = torch.float32
     """In which convolutions and dense layers compute, and which every layer gives on."""
     statistics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -72,7 +75,14 @@ def stack(module: nn.Module, name: str = "") -> Layer:
 
 
 def _sequential(module: nn.Sequential, name: str) -> Layer:
-    layers = [stack(child, _join(name, key)) for key, child in module.named_children()]
+    keys, children = zip(*module.named_children(), strict=True) if len(module) else ((), ())
+    layers: list[Layer] = []
+    at = 0
+    while at < len(children):
+        own, tail = _join(name, keys[at]), tail_of(children, at)
+        apart = [stack(children[at + more], _join(name, keys[at + more])) for more in range(1 + tail)]
+        layers.append(_block(children[at], own, tail, apart) if tail else apart[0])
+        at += len(apart)
 
     def forward(x: Tensor, step: Pass) -> Tensor:
         for layer in layers:
@@ -99,6 +109,22 @@ def _conv(module: nn.Conv2d, name: str) -> Layer:
         kernel_ROHWC = step.factor(_join(name, "weight"))
         bias_RO = step.factor(_join(name, "bias")) if module.bias is not None else None
         return step.convolutions[name](x, kernel_ROHWC, bias_RO, module)
+
+    return forward
+
+
+def _block(module: nn.Conv2d, name: str, tail: int, apart: Sequence[Layer]) -> Layer:
+    """A convolution and its tail: together where there is a way, else layer by layer."""
+
+    def forward(x: Tensor, step: Pass) -> Tensor:
+        together = step.blocks.get(name)
+        if together is None:
+            for layer in apart:
+                x = layer(x, step)
+            return x
+        kernel_ROHWC = step.factor(_join(name, "weight"))
+        bias_RO = step.factor(_join(name, "bias")) if module.bias is not None else None
+        return together(x, kernel_ROHWC, bias_RO, module, tail)
 
     return forward
 

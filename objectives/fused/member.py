@@ -18,7 +18,8 @@ from objectives.augment import augment
 from objectives.base import EpochReport, TrialConfig, TrialStart, derive_seed
 from objectives.chance import Epoch
 from objectives.datasets import SearchData
-from objectives.fused.feed import Dropping, Feed, Piece
+from objectives.fused.cursors import Sums
+from objectives.fused.feed import Dropping, Feed
 from objectives.fused.losses import TrialLoss
 from objectives.fused.program import Program, dropout_shares
 from objectives.fused.regularise import FACTORS
@@ -27,7 +28,7 @@ from objectives.fused.update import MOST_NUMBERS, UPDATES, Update, optimizer_opt
 from objectives.imports import is_import
 from objectives.losses import balanced_class_weights, resolve_loss
 from objectives.metrics import worst_metrics
-from objectives.optimizers import build_optimizer
+from objectives.optimizers import check_options
 from objectives.regularisers import REGULARISERS, no_penalty, penalty
 from objectives.schedules import factor_at, factors_of
 from objectives.training import Scores
@@ -37,28 +38,6 @@ PENALTY_NUMBERS = 3
 
 NUMBERS = PENALTY_NUMBERS + MOST_NUMBERS
 """Of a step."""
-
-
-@dataclass(slots=True)
-class Sums:
-    """Of the steps of an epoch, so far."""
-
-    steps: int = 0
-    """Taken; the host knows of them before it knows what they gave."""
-    images: int = 0
-    loss: float = 0.0
-    """Each step's mean loss times its images."""
-    norm: float = 0.0
-    finite: bool = True
-    """Whether every step's loss was."""
-    seconds: float = 0.0
-    """The trial's share of the time that its steps took."""
-
-    def add(self, loss: float, norm: float, images: int) -> None:
-        """A step of so many images, which are counted already."""
-        self.loss += loss * images
-        self.norm += norm
-        self.finite = self.finite and math.isfinite(loss)
 
 
 @dataclass(slots=True, eq=False)
@@ -80,11 +59,8 @@ class Member:
     """Epochs that it is at the end of, or past."""
     report: EpochReport | None = None
     """Of that epoch."""
-    piece: Piece | None = None
-    """Where it is in an epoch; None at the end of one."""
-    fresh: bool = True
-    """Whether its next images begin a batch."""
     sums: Sums = field(default_factory=Sums)
+    """Of the epoch, once it is through."""
     ended: bool = False
     _numbers: NDArray[np.float64] | None = None
     """Of the steps of the epoch that it is in, SH."""
@@ -93,43 +69,38 @@ class Member:
     def config(self) -> TrialConfig:
         return self.start.config
 
-    @property
-    def learning_rate(self) -> float:
-        """Of the step that is to be taken."""
-        return self._learning_rate_at(self.step)
-
-    @property
-    def step(self) -> int:
-        """Steps taken since the trial began."""
-        return self.epoch * self.feed.steps_per_epoch + self.sums.steps
+    def learning_rate(self, number: int) -> float:
+        """Of a step of the epoch that it is in, counted from 0."""
+        step, steps = self.epoch * self.feed.steps_per_epoch + number, self.feed.steps_per_epoch
+        return self.config.learning_rate * factor_at(self.config.schedule, step, steps, self.config.epochs)
 
     def numbers(self) -> NDArray[np.float64]:
-        """What its step depends on: those of its penalty, then the H of its optimizer; the rest are ones."""
+        """What the steps of its epoch depend on, a line for each: the numbers of its penalty, then the H of
+        its optimizer; the rest are ones.
+        """
         if self._numbers is None:
             self._numbers = self._numbers_of_epoch()
-        row: NDArray[np.float64] = self._numbers[self.sums.steps]
-        return row
+        return self._numbers
 
     def begin(self) -> None:
         """Start its next epoch, or start that epoch again."""
-        self.sums = Sums()
-        self.fresh = True
         self._numbers = None
         self.feed.start(self.epoch + 1)
         if self.loss.random is not None:
             chance = torch.Generator().manual_seed(derive_seed(self.start.seed, "module", self.epoch + 1))
             self.loss.random = chance.get_state()
-        self.piece = self.feed.next()
 
-    def move_on(self) -> None:
-        """Go to the next piece of the epoch, if there is one."""
-        self.piece = self.feed.next()
+    def look_ahead(self) -> None:
+        """Prepare for the epoch after the one that it is in, if there is one."""
+        following = self.epoch + 2
+        if following <= self.config.epochs:
+            self.feed.prepare(following)
 
     def end(self, scores: Scores | None, seconds: float) -> EpochReport:
         """Report the epoch; `scores` None: it diverged in training. `seconds` were spent on scoring."""
         diverged = scores is None or not scores.finite
         sums = self.sums
-        last = self.epoch * self.feed.steps_per_epoch + sums.steps - 1
+        rate = self.learning_rate(sums.steps - 1)
         self.epoch += 1
         self.report = EpochReport(
             epoch=self.epoch,
@@ -137,12 +108,11 @@ class Member:
             validation_loss=_finite(scores.loss) if scores else None,
             metrics=worst_metrics() if scores is None or diverged else scores.metrics,
             gradient_norm=_finite(sums.norm / sums.steps),
-            learning_rate=self._learning_rate_at(last),
+            learning_rate=rate,
             seconds=sums.seconds + seconds,
             images_per_second=sums.images / max(sums.seconds, 1e-9),
             diverged=diverged,
         )
-        self.piece = None
         self.sums = Sums()
         self.ended = diverged or self.epoch >= self.config.epochs
         return self.report
@@ -166,10 +136,6 @@ class Member:
         if not self.penalises or regulariser.name not in FACTORS:
             return 0.0, 0.0
         return FACTORS[regulariser.name](strength, **regulariser.options)
-
-    def _learning_rate_at(self, step: int) -> float:
-        factor = factor_at(self.config.schedule, step, self.feed.steps_per_epoch, self.config.epochs)
-        return self.config.learning_rate * factor
 
 
 def member(
@@ -206,7 +172,7 @@ def _try_out(made: Member) -> None:
     """Raise here, where it is one trial's failure, what its numbers would raise in a step of many."""
     blank = torch.zeros((1, 1), requires_grad=True)
     penalty(made.config.regulariser, made.config.strength, [blank])
-    build_optimizer(made.config.optimizer, [blank], made.learning_rate)
+    check_options(made.config.optimizer, made.learning_rate(0))
     made.numbers()
     chance = Epoch(made.start.seed, 1, 1, blank.device)
     blank_1CHW = torch.zeros((1, *made.data.input_shape))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from objectives.fused.rows import FEWEST_ROWS
-from objectives.trainer import is_out_of_memory
+from objectives.shortage import is_out_of_memory
 
 T = TypeVar("T")
 

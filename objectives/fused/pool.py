@@ -14,16 +14,18 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from objectives.fused.cursors import Cursors, Turn
 from objectives.fused.losses import Entry, gradient
 from objectives.fused.member import PENALTY_NUMBERS, Member
 from objectives.fused.program import Program
-from objectives.fused.recorded import MOST_ROWS, Part, RecordedSteps
+from objectives.fused.recorded import MOST_ROWS, RecordedSteps
 from objectives.fused.recorded_scores import RecordedScores
 from objectives.fused.regularise import add_penalty
-from objectives.fused.rows import RowTable, Share, Want, pack, sent, table
+from objectives.fused.rows import Share, Whole, sent
 from objectives.fused.scoring import Failed, Scored, score_rows, scores_of_member
 from objectives.fused.staging import Taken, stage_images, stage_masks
 from objectives.fused.sums import DeviceSums
@@ -65,7 +67,10 @@ class Pool:
         """Those of them that belonged to a trial."""
         self._pictures = images_ACHW
         self._per_row = per_row
-        self._line: list[Member] = []
+        self._resting: dict[int, Member] = {}
+        """By slot: those that are between two epochs."""
+        self._unprepared: dict[int, Member] = {}
+        """Likewise: those that are in an epoch, and should prepare for the next."""
         self._recorder = recorder or recorder_for(program.device)
         self.why_unrecorded: str | None = None
         """Why steps are no longer recorded that might have been."""
@@ -75,6 +80,8 @@ class Pool:
 
     def _allocate(self) -> None:
         program = self.program
+        self.cursors = Cursors(program.state.idle)
+        """Where trials are in their epochs."""
         self._loss_T = torch.zeros(program.state.idle + 1, device=program.device, dtype=program.dtype)
         self._sums: DeviceSums | None = None
         """None: the host looks at every step, which on a CPU costs nothing."""
@@ -100,7 +107,8 @@ class Pool:
     @property
     def active(self) -> list[Member]:
         """Trials that have something left to train, those that have waited longest first."""
-        return [member for member in self._line if not member.ended]
+        line = (self.members[slot] for slot in self.cursors.line.tolist())
+        return [member for member in line if not member.ended]
 
     def admit(self, member: Member) -> None:
         self.program.state.admit(member.slot, member.saved)
@@ -110,12 +118,17 @@ class Pool:
             self._recorded.admit(member)
         if self._recorded_scores:
             self._recorded_scores.admit(member)
-        self._line.append(member)
+        feed, whole = member.feed, self.program.whole or member.loss.random is not None
+        sizes = feed.images, feed.batch_size, feed.piece, whole
+        self.cursors.admit(member.slot, *sizes)
+        self._resting[member.slot] = member
 
     def retire(self, member: Member) -> None:
         """Take a trial out; its slot is empty to the last number."""
         del self.members[member.slot]
-        self._line.remove(member)
+        self._resting.pop(member.slot, None)
+        self._unprepared.pop(member.slot, None)
+        self.cursors.retire(member.slot)
         self.program.state.wipe(member.slot)
 
     def rewind(self) -> None:
@@ -127,7 +140,7 @@ class Pool:
         for member in self.members.values():
             self.program.state.admit(member.slot, member.saved)
             self._loss_T[member.slot].zero_()
-            member.piece = None
+            self._rest(member)
 
     def resize(self, slots: int) -> list[Member]:
         """Have so many slots, all free; returns the trials that had one, at the ends of their last epochs.
@@ -135,8 +148,8 @@ class Pool:
         What they are is moved to the host's memory first. Raises if there is no memory for the slots.
         """
         self.rewind()
-        members, self._line = self._line, []
-        self.members = {}
+        members = [self.members[slot] for slot in self.cursors.line.tolist()]
+        self.members, self._resting, self._unprepared = {}, {}, {}
         for member in members:
             member.saved = member.saved.to(torch.device("cpu"))
         self._recorded = self._recorded_scores = None
@@ -147,23 +160,22 @@ class Pool:
     def step(self) -> list[Member | Failed]:
         """Train every trial that gets rows on them; returns those that are at the end of an epoch now."""
         started = time.perf_counter()
-        idle = [member for member in self.active if member.piece is None]
-        failed = [failure for member in idle if (failure := _try(member, partial(self._begin, member)))]
+        begins = [member for member in self._resting.values() if not member.ended]
+        failed = [failure for member in begins if (failure := _try(member, partial(self._begin, member)))]
         if failed:
             return list(failed)
-        rows, parts = self._share_out()
-        failed, through = self._train(rows, parts)
-        complete = [member for member in through if member.piece is not None and member.piece.ends_batch]
-        for member in complete:
-            self._count(member)
+        turn = self._next_turn()
+        failed = self._train(turn)
         if self._sums:
-            self._sums.glance(self.members.values())
-        for member in through:
-            member.move_on()
-        seconds = (time.perf_counter() - started) / max(rows.used, 1)
-        for member, share in parts:
-            member.sums.seconds += seconds * share.rows
-        return [*failed, *(member for member in complete if member.piece is None or not member.sums.finite)]
+            self._look_ahead()  # now that the device has something to do
+            self._sums.glance(self.cursors)
+        lost = {failure.member.slot for failure in failed}
+        through = self.cursors.take(turn, time.perf_counter() - started, lost)
+        ended = [self.members[slot] for slot in through.tolist()]
+        for member in ended:
+            member.sums = self.cursors.sums(member.slot)
+            self._rest(member)
+        return [*failed, *ended]
 
     def score(self, members: Sequence[Member]) -> list[Scored | Failed]:
         """Each trial's results on its validation images."""
@@ -200,127 +212,117 @@ class Pool:
             self._sums.begin(member.slot)
         if self._recorded:
             self._recorded.begin(member)
+        self.cursors.begin(member.slot)
+        del self._resting[member.slot]
+        if self._sums:
+            self._unprepared[member.slot] = member
 
-    def _share_out(self) -> tuple[RowTable, list[Part]]:
+    def _look_ahead(self) -> None:
+        """Let one of the trials that have begun an epoch prepare for the next, so that not all do at once."""
+        if self._unprepared:
+            self._unprepared.pop(next(iter(self._unprepared))).look_ahead()
+
+    def _rest(self, member: Member) -> None:
+        """A trial leaves the epoch that it is in."""
+        self.cursors.rest(member.slot)
+        self._resting[member.slot] = member
+        self._unprepared.pop(member.slot, None)
+
+    def _next_turn(self) -> Turn:
         """Who trains in this step; they go to the end of the line."""
-        whole = self.program.whole
-        wants = [
-            Want(member.slot, member.piece.left, whole or member.loss.random is not None)
-            for member in self.active
-            if member.piece is not None
-        ]
-        shares = pack(wants, self.capacity, self._per_row, MOST_ROWS if self._recorded else None)
-        rows = table(shares, self.capacity, self._per_row, self.program.state.idle, self.program.device)
-        self.shapes.add(rows.rows)
-        self.images += sum(share.images for share in shares)
-        self.rows_run += rows.rows
-        self.rows_used += rows.used
-        parts = [(self.members[share.slot], share) for share in shares]
-        served = {share.slot for share in shares}
-        self._line = [member for member in self._line if member.slot not in served]
-        self._line += [member for member, _ in parts]
-        return rows, parts
+        program, most_rows = self.program, MOST_ROWS if self._recorded else None
+        given = self.capacity, self._per_row, most_rows
+        turn = self.cursors.turn(*given, idle=program.state.idle, device=program.device)
+        self.shapes.add(turn.rows.rows)
+        self.images += int(turn.rows.columns[3].sum())
+        self.rows_run += turn.rows.rows
+        self.rows_used += turn.rows.used
+        return turn
 
-    def _train(self, rows: RowTable, parts: Sequence[Part]) -> tuple[list[Failed], list[Member]]:
-        """Do the passes of a step, and the updates of the batches that it completes.
+    def _train(self, turn: Turn) -> list[Failed]:
+        """Do the passes of a step, and the updates of the batches that it completes. Returns who failed."""
+        if self._replayed(turn):
+            return []
+        failed = self._backward(turn)
+        sound = turn.complete
+        if failed:
+            sound = sound & ~np.isin(turn.slots, [failure.member.slot for failure in failed])
+        self._update(turn.slots[sound], turn.numbers[sound], turn.batches[sound])
+        return failed
 
-        Returns who failed, and whose piece is through.
-        """
-        through = [m for m, share in parts if m.piece is not None and m.piece.left == share.images]
-        complete = [member for member in through if member.piece is not None and member.piece.ends_batch]
-        failed: list[Failed] = []
-        if not self._replayed(rows, parts, complete):
-            failed = self._backward(rows, parts)
-            lost = {failure.member.slot for failure in failed}
-            through = [member for member in through if member.slot not in lost]
-            self._update([member for member in complete if member.slot not in lost])
-        for member, share in parts:
-            if member.piece is not None:
-                member.piece.taken += share.images
-            member.fresh = False
-        return failed, through
-
-    def _replayed(self, rows: RowTable, parts: Sequence[Part], complete: Sequence[Member]) -> bool:
+    def _replayed(self, turn: Turn) -> bool:
         """Do a step as recorded work, if that can be."""
-        if self._recorded is None or not self._recorded.takes(rows, parts):
+        if self._recorded is None or not self._recorded.takes(turn):
             return False
         try:
-            self._recorded.step(rows, parts, complete)
+            self._recorded.step(turn)
         except RecordingError as error:
             self._record_no_more(error)
             return False
         return True
 
-    def _backward(self, rows: RowTable, parts: Sequence[Part]) -> list[Failed]:
+    def _backward(self, turn: Turn) -> list[Failed]:
         """Add the gradients and losses of a step to those of the batches they belong to."""
-        fresh = {member.slot for member, _ in parts if member.fresh}
-        taken = [_take(member, share) for member, share in parts]
+        rows, members = turn.rows, [self.members[slot] for slot in turn.slots.tolist()]
+        starts, batches = turn.starts.tolist(), turn.batches.tolist()
+        parts = list(zip(members, rows.shares, starts, strict=True))
+        taken = [_take(member, share, start) for member, share, start in parts]
         images_MHWRC = stage_images(self._pictures, rows, taken, self.program.dtype)
         masks = stage_masks(rows, taken, self.program.features, self.program.dtype)
         forward = self.program.forward(rows, images_MHWRC, masks, training=True)
-        entries = [_entry(member, share) for member, share in parts]
+        entries = [
+            Entry(share, member.loss, member.feed.labels(start, share.images), batch)
+            for (member, share, start), batch in zip(parts, batches, strict=True)
+        ]
         found = gradient(forward.logits, rows, entries, self._loss_T)
-        self.program.add_gradients(rows, forward, found.logits, fresh)
-        return [Failed(parts[position][0], error) for position, error in found.failures.items()]
+        self.program.add_gradients(rows, forward, found.logits, set(turn.slots[turn.fresh].tolist()))
+        return [Failed(members[position], error) for position, error in found.failures.items()]
 
     def _record_no_more(self, error: RecordingError) -> None:
         self.why_unrecorded = str(error)
         self._recorded = self._recorded_scores = None
         logger.warning("steps are not recorded, and take longer: %s", error)
 
-    def _update(self, members: Sequence[Member]) -> None:
-        """The optimizer's step of trials whose batch is complete, after passes that were not replayed."""
-        apart = list(members)
+    def _update(self, slots_S: Whole, numbers_S: Whole, batches_S: Whole) -> None:
+        """The optimizer's step of trials whose batch is complete, after passes that were not replayed: of
+        which step of its epoch that is for each, and on how many images.
+        """
+        apart = np.ones(len(slots_S), dtype=np.bool_)
         if self._recorded is not None:
-            together = [member for member in members if not self._recorded.refuses(member)]
+            refused = np.array([self._recorded.refuses(slot) for slot in slots_S.tolist()], dtype=np.bool_)
             try:
-                self._recorded.update(together)
+                self._recorded.update(slots_S[~refused], numbers_S[~refused])
             except RecordingError as error:
                 self._record_no_more(error)
             else:
-                apart = [member for member in members if self._recorded.refuses(member)]
-        kinds: dict[Update, list[Member]] = {}
-        for member in apart:
-            kinds.setdefault(member.update, []).append(member)
+                apart = refused
+        kinds: dict[Update, list[int]] = {}
+        for place in apart.nonzero()[0].tolist():
+            kinds.setdefault(self.members[int(slots_S[place])].update, []).append(place)
         for update, users in kinds.items():
-            self._step_kind(update, users)
+            self._step_kind(update, slots_S[users], numbers_S[users].tolist(), batches_S[users])
 
-    @staticmethod
-    def _count(member: Member) -> None:
-        """A step of a trial was taken."""
-        assert member.piece is not None, "its batch was trained on"
-        member.sums.steps += 1
-        member.sums.images += member.piece.batch
-        member.fresh = True
-
-    def _step_kind(self, update: Update, members: Sequence[Member]) -> None:
+    def _step_kind(self, update: Update, slots_S: Whole, steps: Sequence[int], batches_S: Whole) -> None:
         """A step of trials with the same kind of optimizer, operation by operation."""
-        state = self.program.state
+        state, slots = self.program.state, slots_S.tolist()
+        members = [self.members[slot] for slot in slots]
         for member in members:
             self._regularise(member)
-        slots = [member.slot for member in members]
-        slots_S = sent(slots, self.program.device)
-        self._add_sums(members, slots_S, self._loss_T.index_select(0, slots_S), state.gradient_norms(slots))
-        for member in members:
+        there_S = sent(slots, self.program.device)
+        losses_S, norms_S = self._loss_T.index_select(0, there_S), state.gradient_norms(slots)
+        if self._sums:
+            self._sums.add(there_S, losses_S, norms_S, sent(batches_S.tolist(), self.program.device))
+        else:
+            self.cursors.add(slots_S, losses_S.double().numpy(), norms_S.double().numpy(), batches_S)
+        for member, step in zip(members, steps, strict=True):
             weights_P = state.weights_TP[member.slot, : state.layout.weights]
-            decay(member.config.regulariser, member.config.strength, [weights_P], member.learning_rate)
+            rate = member.learning_rate(step)
+            decay(member.config.regulariser, member.config.strength, [weights_P], rate)
         stack = Rows(state.weights_TP, state.gradient_TP, state.first_TP, state.second_TP)
         mine = slice(PENALTY_NUMBERS, PENALTY_NUMBERS + update.hyper)
-        numbers = [member.numbers()[mine].tolist() for member in members]
+        numbers = [member.numbers()[step, mine].tolist() for member, step in zip(members, steps, strict=True)]
         step_slots(update, stack, slots, numbers, state.layout.weights)
-        self._loss_T.index_fill_(0, slots_S, 0.0)
-
-    def _add_sums(
-        self, members: Sequence[Member], slots_S: Tensor, losses_S: Tensor, norms_S: Tensor
-    ) -> None:
-        images = [member.piece.batch for member in members if member.piece is not None]
-        if self._sums:
-            self._sums.add(slots_S, losses_S, norms_S, sent(images, self.program.device))
-            return
-        for member, size, loss, norm in zip(
-            members, images, losses_S.tolist(), norms_S.tolist(), strict=True
-        ):
-            member.sums.add(loss, norm, size)
+        self._loss_T.index_fill_(0, there_S, 0.0)
 
     def _regularise(self, member: Member) -> None:
         """Add the trial's penalty to its loss, and its gradient to the trial's."""
@@ -345,11 +347,8 @@ def _try(member: Member, action: Callable[[], None]) -> Failed | None:
     return None
 
 
-def _take(member: Member, share: Share) -> Taken:
-    """The next images of a trial's piece."""
-    piece = member.piece
-    assert piece is not None, "a trial between two epochs has no share"
-    first = piece.first + piece.taken
+def _take(member: Member, share: Share, first: int) -> Taken:
+    """The images of a trial's share, the first of which has this place in its epoch."""
     return Taken(
         share,
         member.feed.indices(first, share.images),
@@ -358,10 +357,3 @@ def _take(member: Member, share: Share) -> Taken:
         member.feed.augmented(first, share.images),
         member.feed.masks(first, share.images),
     )
-
-
-def _entry(member: Member, share: Share) -> Entry:
-    piece = member.piece
-    assert piece is not None, "a trial between two epochs has no share"
-    labels_B = member.feed.labels(piece.first + piece.taken, share.images)
-    return Entry(share, member.loss, labels_B, piece.batch)

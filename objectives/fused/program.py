@@ -22,6 +22,7 @@ from objectives.fused.layers import Layer, NotStackableError, Pass, stack
 from objectives.fused.layout import restored
 from objectives.fused.rows import RowTable, sent
 from objectives.fused.state import SlotState
+from objectives.fused.tails import tails
 from objectives.fused.vmapped import scores_of
 from objectives.models import MODELS, Dropout, InputShape, build
 from objectives.precision import activations, computing
@@ -91,9 +92,20 @@ class Program:
         self._layers = None if generic else _stacked(model)
         self.features = _dropout_features(self._model, input_shape) if self._layers else ()
         """F of each dropout layer, in the order in which they run."""
-        self.convolutions = _backends(self._model, input_shape, convolutions) if self._layers else {}
+        self.convolutions: dict[str, str] = {}
         """Module name → the backend of this convolution, in the order in which they run."""
+        if self._layers:
+            self.convolutions = _backends(self._model, input_shape, self._activations, convolutions)
         self._run = {name: CONVOLUTIONS[backend].run for name, backend in self.convolutions.items()}
+        ways = {name: CONVOLUTIONS[self.convolutions[name]] for name in tails(self._model) if self._layers}
+        self._blocks = {name: way.block for name, way in ways.items() if way.block}
+        self._factors = {
+            f"{name}.{key}"
+            for name, module in self._model.named_modules()
+            if self._layers and isinstance(module, nn.Conv2d | nn.Linear)
+            for key, _ in module.named_parameters(recurse=False)
+        }
+        """Names of the parameters that products take in the type of activations."""
         self._momentum = {
             name: module.momentum
             for name, module in model.named_modules()
@@ -101,6 +113,11 @@ class Program:
         }
         self.whole = bool(self._momentum)
         """Whether a logical batch must go through in one pass."""
+
+    @property
+    def images(self) -> torch.dtype:
+        """The type in which the first layer takes images."""
+        return self._activations if self.stacked else self.dtype
 
     @property
     def stacked(self) -> bool:
@@ -115,9 +132,12 @@ class Program:
         buffers = {}
         if not (training and self.stacked):
             buffers = {name: b.index_select(0, rows.slots) for name, b in self.state.buffers.items()}
+        # Here, so that their gradients come as products give them: a cast more or less changes no bit.
+        weights |= {name: weights[name].to(self._activations) for name in self._factors}
         if training:
             weights = {name: weight.requires_grad_() for name, weight in weights.items()}
-        step = Pass(rows, weights, buffers, training, iter(masks), self._run, self._activations)
+        how = self._run, self._blocks, self._activations
+        step = Pass(rows, weights, buffers, training, iter(masks), *how)
         with torch.set_grad_enabled(training):
             if self._layers:
                 images = images_MHWRC.to(self._activations)
@@ -182,12 +202,14 @@ def _stacked(model: nn.Module) -> Layer | None:
         return None
 
 
-def _backends(model: nn.Module, input_shape: InputShape, chosen: Sequence[str] | None) -> dict[str, str]:
+def _backends(
+    model: nn.Module, input_shape: InputShape, dtype: torch.dtype, chosen: Sequence[str] | None
+) -> dict[str, str]:
     """Module name → the backend of each convolution: as chosen, else the usual one."""
     shapes = shapes_of(model, input_shape)
     if chosen is None:
         device = next(model.parameters()).device.type
-        return {name: usual(shape, device) for name, shape in shapes.items()}
+        return {name: usual(shape, device, dtype) for name, shape in shapes.items()}
     return dict(zip(shapes, chosen, strict=True))
 
 

@@ -14,35 +14,43 @@ for images of another is left out, and a mask is a `where`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from objectives.augment import augment, purpose
+from objectives.augment import purpose
 from objectives.base import Choice
 from objectives.chance import Columns, Purpose, dropout, kept
+from objectives.devices import moved
 from objectives.fused.compiled import compiled_for
-from objectives.fused.inbox import Inbox, StepTable, UpdateTable, bucket, columns_of
-from objectives.fused.member import PENALTY_NUMBERS, Member
+from objectives.fused.cursors import Turn
+from objectives.fused.inbox import Inbox, Lines, StepTable, UpdateTable, bucket
+from objectives.fused.member import Member
 from objectives.fused.program import Program
 from objectives.fused.regularise import FACTORS
-from objectives.fused.rows import RowTable, Share
-from objectives.fused.staging import by_row, each_apart, normalised
-from objectives.fused.state import add_rows
+from objectives.fused.rows import RowTable, Whole
+from objectives.fused.state import add_counted_rows
+from objectives.fused.step_operations import (
+    images_by_operations,
+    losses_by_operations,
+    places_by_operations,
+    step_by_operations,
+)
 from objectives.fused.sums import DeviceSums
 from objectives.fused.tables import TrialTables
 from objectives.fused.triton_chance import words_for
+from objectives.fused.triton_images import images_by_triton, places_by_triton, shows
+from objectives.fused.triton_steps import loses, losses_by_triton, places_of, update_by_triton, updates
 from objectives.fused.update import Rows, Update
 from objectives.losses import LOSSES
 from objectives.recording import Recorder, Recording
 
 MOST_ROWS = 16
 """Of a trial in a step that is recorded: each is a turn in which gradients are added up."""
-
-Part = tuple[Member, Share]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +59,9 @@ class _Passes:
 
     table: StepTable
     recording: Recording
-
-
-@dataclass(frozen=True, slots=True)
-class _Update:
-    """A recorded update, likewise."""
-
-    table: UpdateTable
-    recording: Recording
+    read: tuple[object, ...]
+    """What else it reads, as long as it can be replayed: a CUDA graph holds no tensors. Not the work, which
+    would hold us: who lets go of steps wants their memory back at once."""
 
 
 class RecordedSteps:
@@ -88,10 +91,13 @@ class RecordedSteps:
         self._order_TA = torch.zeros(shape, dtype=torch.int32, device=program.device)
         self._trials: TrialTables | None = None
         self._passes: dict[tuple[int, int], _Passes] = {}
-        self._updates: dict[tuple[Update, int], _Update] = {}
+        self._updates: dict[tuple[Update, int], Recording] = {}
         self._inbox = Inbox(program.state.idle, max(rows, MOST_ROWS), MOST_ROWS, program.device)
-        self._places: dict[Update, int] = {}
-        """Of kinds of optimizer in the inbox, in the order in which trials brought them."""
+        self._kinds: list[Update] = []
+        """Of optimizers, in the order in which trials brought them, which is that of the inbox."""
+        self._kind_T = np.zeros(program.state.idle, dtype=np.int64)
+        """Place of each trial's among them."""
+        self._lines = Lines(program.state.idle)
         self._refused: set[int] = set()
         """Slots of trials of which nothing is recorded."""
         self.recorded = 0
@@ -112,6 +118,9 @@ class RecordedSteps:
         if refused(member):
             self._refused.add(member.slot)
             return
+        if member.update not in self._kinds:
+            self._kinds.append(member.update)
+        self._kind_T[member.slot] = self._kinds.index(member.update)
         known = self._trials.kinds
         self._trials.admit(member, *_loss(member))
         if self._trials.kinds != known:
@@ -126,41 +135,40 @@ class RecordedSteps:
         """A trial starts an epoch."""
         assert self._trials is not None, "a trial has come in"
         self._trials.begin(member)
+        self._lines.begin(member)
 
-    def takes(self, rows: RowTable, parts: Sequence[Part]) -> bool:
+    def takes(self, turn: Turn) -> bool:
         """Whether the passes of such a step are recorded."""
-        return rows.most_rows <= MOST_ROWS and not (
-            self._refused and any(self.refuses(member) for member, _ in parts)
+        return turn.rows.most_rows <= MOST_ROWS and not (
+            self._refused and any(map(self.refuses, turn.slots.tolist()))
         )
 
-    def refuses(self, member: Member) -> bool:
-        """Whether a trial's passes and updates are not recorded; see `refused`."""
-        return member.slot in self._refused
+    def refuses(self, slot: int) -> bool:
+        """Whether passes and updates of the trial in a slot are not recorded; see `refused`."""
+        return slot in self._refused
 
-    def step(self, rows: RowTable, parts: Sequence[Part], complete: Sequence[Member]) -> None:
-        """Add gradients and losses of a step to those of their batches, then take the steps of optimizers.
-
-        `complete`: members whose batch is, by this step.
+    def step(self, turn: Turn) -> None:
+        """Add gradients and losses of a step to those of their batches, then take the steps of optimizers of
+        trials whose batch is complete.
         """
-        passes, updates = self._passes_of(rows), self._updates_of(complete)
-        passes.table.write(rows, [member for member, _ in parts])
-        self._write(updates)
+        slots_S, numbers_S = turn.slots[turn.complete], turn.numbers[turn.complete]
+        passes, updates = self._passes_of(turn.rows), self._updates_of(slots_S)
+        passes.table.write(turn)
+        self._send(slots_S, numbers_S)
         passes.recording.replay()
-        for update, _ in updates:
-            update.recording.replay()
+        for update in updates:
+            update.replay()
 
-    def update(self, complete: Sequence[Member]) -> None:
-        """The second half of `step` by itself."""
-        updates = self._updates_of(complete)
-        self._write(updates)
-        for update, _ in updates:
-            update.recording.replay()
+    def update(self, slots_S: Whole, numbers_S: Whole) -> None:
+        """The second half of `step` by itself, for steps with these numbers in their epochs."""
+        updates = self._updates_of(slots_S)
+        self._send(slots_S, numbers_S)
+        for update in updates:
+            update.replay()
 
-    def _write(self, updates: Sequence[tuple[_Update, Sequence[Member]]]) -> None:
-        columns, start = columns_of([member for _, members in updates for member in members]), 0
-        for update, members in updates:
-            update.table.write(columns[start : start + len(members)])
-            start += len(members)
+    def _send(self, slots_S: Whole, numbers_S: Whole) -> None:
+        """Tell the device what is to be done, and whose optimizers are to take which steps."""
+        self._inbox.write_updates(self._kind_T[slots_S], self._lines.of(slots_S, numbers_S))
         self._inbox.send()
 
     def _passes_of(self, rows: RowTable) -> _Passes:
@@ -173,17 +181,15 @@ class RecordedSteps:
             self._passes[key] = self._record_passes(*key)
         return self._passes[key]
 
-    def _updates_of(self, members: Sequence[Member]) -> list[tuple[_Update, list[Member]]]:
-        """Likewise, one for each kind of optimizer of these members, and those of that kind."""
-        kinds: dict[Update, list[Member]] = {}
-        for member in members:
-            kinds.setdefault(member.update, []).append(member)
+    def _updates_of(self, slots_S: Whole) -> list[Recording]:
+        """Likewise, one for each kind of optimizer of the trials in these slots."""
         found = []
-        for kind, users in kinds.items():
-            key = kind, bucket(len(users), self._program.state.idle)
-            if key not in self._updates:
-                self._updates[key] = self._record_update(*key)
-            found.append((self._updates[key], users))
+        for place, users in enumerate(np.bincount(self._kind_T[slots_S]).tolist()):
+            if users:
+                key = self._kinds[place], bucket(users, self._program.state.idle)
+                if key not in self._updates:
+                    self._updates[key] = self._record_update(*key)
+                found.append(self._updates[key])
         return found
 
     def _record_passes(self, rows: int, turns: int) -> _Passes:
@@ -196,42 +202,40 @@ class RecordedSteps:
         features = {dropout(layer): size for layer, size in enumerate(program.features) if trials.drops}
         given = [purpose(name) for name in trials.amounts], features, program.device
         columns = Columns(*given, by=words_for(program.device))
-        return _Passes(table, self._record(table, partial(self._do_passes, table, columns)))
-
-    def _record_update(self, update: Update, size: int) -> _Update:
-        place = self._places.setdefault(update, len(self._places))
-        table = self._inbox.update_table(place, size, update.hyper, self._program.dtype)
-        return _Update(table, self._record(table, partial(self._do_update, update, table)))
-
-    def _record(self, table: StepTable | UpdateTable, work: Callable[[], tuple[()]]) -> Recording:
+        places = moved(places_of(list(trials.losses)), program.device)
         table.clear()
+        work = partial(self._do_passes, table, columns, places)
+        return _Passes(table, self._record(work), (columns, places))
+
+    def _record_update(self, update: Update, size: int) -> Recording:
+        place = self._kinds.index(update)
+        table = self._inbox.update_table(place, size, update.hyper, self._program.dtype)
+        self._inbox.clear_updates()
+        return self._record(partial(self._do_update, update, table))
+
+    def _record(self, work: Callable[[], tuple[()]]) -> Recording:
         self._inbox.send()
         self.recorded += 1
         return self._recorder(work)
 
-    def _do_passes(self, table: StepTable, columns: Columns) -> tuple[()]:
+    def _do_passes(self, table: StepTable, columns: Columns, places: Tensor) -> tuple[()]:
         program, trials, rows = self._program, self._trials, table.row_table()
         assert trials is not None, "a trial has come in"
-        slot_N, place_N = _images_of(table, rows)
-        flat_N = place_N + slot_N * trials.order_TA.shape[1]
-        index_N = trials.order_TA.flatten().index_select(0, flat_N).long()
-        x_MHWRC = normalised(
-            self._pictures.index_select(0, index_N),
-            trials.mean_TC.index_select(0, rows.slots),
-            trials.std_TC.index_select(0, rows.slots),
-            program.dtype,
-        )
+        of_rows = rows.slots, rows.table[3], table.firsts
+        by_kernel = shows(self._pictures, trials.amounts)
+        places_of_images = places_by_triton if by_kernel else places_by_operations
+        slot_N, place_N, index_N = places_of_images(trials.order_TA, of_rows, table.per_row)
         drawn = columns.draw(place_N, trials.key_T2, slot_N)
-        if trials.amounts:
-            amounts = {name: amount_T.index_select(0, slot_N) for name, amount_T in trials.amounts.items()}
-            changed_NCHW = augment(each_apart(x_MHWRC), amounts, drawn.numbers.__getitem__)
-            x_MHWRC = by_row(changed_NCHW, table.rows)
+        images = images_by_triton if by_kernel else images_by_operations
+        given = self._pictures, index_N, rows.slots, trials, drawn.numbers
+        x_MHWRC = images(*given, program.images if by_kernel else program.dtype)
         masks = self._masks(rows, drawn.words, slot_N)
         forward = program.forward(rows, x_MHWRC, masks, training=True)
-        dlogits_RMK, loss_R = self._losses(table, rows, forward.logits.detach(), index_N)
+        dlogits_RMK, loss_R = self._losses(table, rows, forward.logits.detach(), index_N, places)
         turns = [table.turn(number) for number in range(table.turns)]
-        program.state.add_in_turns(program.gradients(forward, dlogits_RMK), turns, table.fresh)
-        add_rows(self._loss_T[:, None], loss_R[:, None], turns, table.fresh)
+        ends = turns, table.fresh, rows.table[2]
+        program.state.add_in_turns(program.gradients(forward, dlogits_RMK), *ends)
+        add_counted_rows(self._loss_T[:, None], loss_R[:, None], *ends)
         program.track(*turns[0], forward.statistics)
         return ()
 
@@ -246,56 +250,28 @@ class RecordedSteps:
         return [mask_NF.view(rows.rows, rows.per_row, -1) for mask_NF in masks]
 
     def _losses(
-        self, table: StepTable, rows: RowTable, logits_RMK: Tensor, index_N: Tensor
+        self, table: StepTable, rows: RowTable, logits_RMK: Tensor, index_N: Tensor, places: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The gradient RMK of each slot's mean loss with respect to the scores, and each row's part of it."""
+        """The gradient RMK of each slot's mean loss with respect to the scores, and each row's part of it.
+
+        `places`: of the losses in use, see `places_of`.
+        """
         trials = self._trials
         assert trials is not None, "a trial has come in"
-        logits_NK, valid_N = logits_RMK.flatten(0, 1), rows.valid.flatten()
-        slot_N, batch_N = (
-            each[:, None].expand(-1, table.per_row).flatten() for each in (rows.slots, table.batches)
-        )
-        labels_N = trials.labels_A.index_select(0, index_N)
-        classes = trials.class_weights_TK.shape[1]
-        weight_N = trials.class_weights_TK.flatten().index_select(0, slot_N * classes + labels_N)
-        weight_N = weight_N.to(logits_NK.dtype) / batch_N
-        loss_N, dlogits_NK = torch.zeros_like(weight_N), torch.zeros_like(logits_NK)
-        for number, (name, options) in enumerate(trials.losses.items()):
-            mine_N = valid_N & (trials.loss_T.index_select(0, slot_N) == number)
-            inner_NK = logits_NK.detach().requires_grad_()
-            given = {key: column_T.index_select(0, slot_N) for key, column_T in options.items()}
-            found_N = LOSSES[name](inner_NK, labels_N, **given)
-            (slope_NK,) = torch.autograd.grad(found_N, inner_NK, torch.where(mine_N, weight_N, 0.0))
-            dlogits_NK = torch.where(mine_N[:, None], slope_NK, dlogits_NK)
-            loss_N = torch.where(mine_N, found_N.detach() * weight_N, loss_N)
-        return dlogits_NK.view_as(logits_RMK), loss_N.view(table.rows, -1).sum(1)
+        of_rows = rows.slots, rows.table[3], table.batches
+        given = logits_RMK, trials.labels_A, index_N, of_rows, trials.class_weights_TK, trials.loss_T
+        if loses(logits_RMK, list(trials.losses)):
+            return losses_by_triton(*given, places, trials.losses)
+        return losses_by_operations(*given, trials.losses)
 
     def _do_update(self, update: Update, table: UpdateTable) -> tuple[()]:
-        state, slots_S = self._program.state, table.slots
-        numbers_HS1 = table.numbers[..., None]
-        first_S1, second_S1, shrink_S1, *numbers = numbers_HS1
+        state, sums = self._program.state, self._sums
         stack = Rows(state.weights_TP, state.gradient_TP, state.first_TP, state.second_TP)
-        unused = [kind for kind in ("first", "second") if getattr(update, kind) is None]
-        taken = Rows(
-            **{
-                each.name: getattr(stack, each.name).index_select(
-                    0, slots_S[:0] if each.name in unused else slots_S
-                )
-                for each in fields(Rows)
-            }
-        )
-        decayed = state.layout.weights
-        penalty_S = _penalise(taken.weights[:, :decayed], taken.gradient[:, :decayed], first_S1, second_S1)
-        norms_S = torch.linalg.vector_norm(taken.gradient, dim=1)
-        self._sums.add(slots_S, self._loss_T.index_select(0, slots_S) + penalty_S, norms_S, table.images)
-        taken.weights[:, :decayed].mul_(shrink_S1)
-        if self._compiled is None:
-            update.apply(taken, decayed, *numbers)
+        given = update, stack, table, state.layout.weights, self._loss_T
+        if updates(update, stack.weights):
+            update_by_triton(*given, sums.sums_T2)
         else:
-            self._compiled.step(update, taken, decayed, numbers_HS1[PENALTY_NUMBERS:])
-        for name in {"weights", "first", "second"}.difference(unused):
-            getattr(stack, name).index_copy_(0, slots_S, getattr(taken, name))
-        self._loss_T.index_fill_(0, slots_S, 0.0)
+            step_by_operations(*given, sums, self._compiled)
         return ()
 
 
@@ -314,20 +290,3 @@ def _loss(member: Member) -> tuple[str, dict[str, float]]:
     parameters = inspect.signature(LOSSES[choice.name]).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     return choice.name, {name: float(value) for name, value in {**defaults, **choice.options}.items()}
-
-
-def _penalise(weights_SW: Tensor, gradient_SW: Tensor, first_S1: Tensor, second_S1: Tensor) -> Tensor:
-    """As `add_penalty`, for many at once."""
-    has_first, has_second = first_S1 > 0, second_S1 > 0
-    gradient_SW.add_(torch.where(has_first, weights_SW.sign() * first_S1, 0.0))
-    gradient_SW.add_(torch.where(has_second, weights_SW * second_S1, 0.0))
-    first_value = first_S1[:, 0] * weights_SW.abs().sum(1)
-    second_value = second_S1[:, 0] / 2 * weights_SW.square().sum(1)
-    return torch.where(has_first[:, 0], first_value, 0.0) + torch.where(has_second[:, 0], second_value, 0.0)
-
-
-def _images_of(table: StepTable, rows: RowTable) -> tuple[Tensor, Tensor]:
-    """The slot of each image of a step, N, and its place in its trial's epoch; 0 where it doesn't count."""
-    within_M = torch.arange(table.per_row, device=table.device)
-    place_RM = torch.where(rows.valid, table.firsts[:, None] + within_M, 0)
-    return rows.slots[:, None].expand_as(place_RM).flatten(), place_RM.flatten()

@@ -21,7 +21,7 @@ from torch import Tensor
 from objectives.devices import moved, sent_to
 from objectives.fused.member import Member
 from objectives.fused.program import Program
-from objectives.fused.rows import ROW_NUMBERS, RowTable
+from objectives.fused.rows import NO_SHARES, ROW_NUMBERS, RowTable
 from objectives.fused.staging import normalised
 from objectives.recording import Recorder, Recording
 
@@ -79,7 +79,7 @@ class RecordedScores:
 
     def _record(self, rows: int) -> _Pass:
         program = self._program
-        idle = RowTable((), rows, self._per_row, program.state.idle, program.device)
+        idle = RowTable(NO_SHARES, rows, self._per_row, program.state.idle, program.device)
         blank = np.vstack([idle.numbers(), np.zeros(rows, dtype=np.int64)])
         numbers = moved(torch.from_numpy(blank), program.device)
         return _Pass(numbers, self._recorder(lambda: (self._pass(numbers),)))
@@ -88,7 +88,7 @@ class RecordedScores:
         program = self._program
         given, first_R = numbers[:ROW_NUMBERS], numbers[ROW_NUMBERS]
         # One turn: nothing is added up over rows in evaluation.
-        rows = RowTable((), len(first_R), self._per_row, program.state.idle, program.device, given, 1)
+        rows = RowTable(NO_SHARES, len(first_R), self._per_row, program.state.idle, program.device, given, 1)
         within_M = torch.arange(self._per_row, device=program.device)
         place_RM = torch.where(rows.valid, first_R[:, None] + within_M, 0)
         place_RM = place_RM + rows.slots[:, None] * self._held_out_TA.shape[1]

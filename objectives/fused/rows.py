@@ -10,10 +10,10 @@ matter of the numbers in the table.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -34,13 +34,13 @@ ROW_NUMBERS = 5
 Whole: TypeAlias = NDArray[np.int64]
 
 
-class Want(NamedTuple):
-    """What a slot could do next."""
+class Wants(NamedTuple):
+    """What slots could do next, those that have waited longest first."""
 
-    slot: int
-    images: int
-    """Left of its batch."""
-    whole: bool
+    slots: Whole
+    images: Whole
+    """Left of the batch of each, at least one."""
+    whole: NDArray[np.bool_]
     """Whether these images must go through the model in one step (batch statistics)."""
 
 
@@ -51,6 +51,15 @@ class Share(NamedTuple):
     first: int
     rows: int
     images: int
+
+
+def stacked(shares: Sequence[Share]) -> Whole:
+    """The columns of shares: slots, first rows, rows and images, 4 × as many."""
+    return np.array(shares, dtype=np.int64).reshape(-1, 4).T
+
+
+NO_SHARES = stacked(())
+"""The columns of a step of idle rows."""
 
 
 class Spread(NamedTuple):
@@ -68,7 +77,8 @@ class Spread(NamedTuple):
 class RowTable:
     """Which rows of a step belong to which slot."""
 
-    shares: tuple[Share, ...]
+    columns: Whole
+    """Those of `stacked`; shares follow one another, from the first row on."""
     rows: int
     """R."""
     per_row: int
@@ -77,40 +87,42 @@ class RowTable:
     """The idle slot: T."""
     device: torch.device
     given: Tensor | None = None
-    """The tensor `table`, where it is written elsewhere, and `shares` is empty."""
+    """The tensor `table`, where it is written elsewhere, and there are no `columns`."""
     turns: int = 0
     """Then no share has more rows."""
 
     @cached_property
-    def columns(self) -> Whole:
-        """Slots, first rows, rows and images of shares, 4 × as many."""
-        flat = np.fromiter(chain.from_iterable(self.shares), np.int64, 4 * len(self.shares))
-        return flat.reshape(-1, 4).T
+    def shares(self) -> tuple[Share, ...]:
+        """The same, share by share."""
+        return tuple(map(Share._make, self.columns.T.tolist()))
 
     @cached_property
     def used_rows(self) -> Spread:
         """Those that belong to a share."""
         _, firsts, rows, _ = self.columns
-        shares = np.repeat(np.arange(len(rows)), rows)
-        within = np.arange(len(shares)) - (np.cumsum(rows) - rows)[shares]
-        return Spread(firsts[shares] + within, shares, within)
+        shares = np.arange(len(rows)).repeat(rows)
+        places = np.arange(len(shares))
+        return Spread(places, shares, places - firsts[shares])
 
     @property
     def used(self) -> int:
         """Rows that belong to a slot."""
-        return sum(share.rows for share in self.shares)
+        return _rows_of(self.columns)
 
     def numbers(self) -> Whole:
         """What the host knows of the rows, 5 × R: the slot of each, the first row of its share, the rows of
         its share, the images that count in it, and the images of its share (1 for idle rows, as a divisor).
         """
-        found: Whole = np.empty((ROW_NUMBERS, self.rows), dtype=np.int64)
-        found[0], found[1], found[2], found[3], found[4] = self.idle, np.arange(self.rows), 1, 0, 1
-        (slots, firsts, rows, images), used = self.columns, self.used_rows
-        found[0, used.rows], found[1, used.rows] = slots[used.shares], firsts[used.shares]
-        found[2, used.rows], found[4, used.rows] = rows[used.shares], images[used.shares]
-        found[3, used.rows] = np.minimum(images[used.shares] - used.within * self.per_row, self.per_row)
+        found = _idle_numbers(self.rows, self.idle).copy()
+        self.fill(found)
         return found
+
+    def fill(self, found: Whole) -> None:
+        """Write them where there are those of idle rows."""
+        shares, within, end = self.used_rows.shares, self.used_rows.within, self.used
+        found[:3, :end] = self.columns[:3].take(shares, axis=1)
+        found[4, :end] = images = self.columns[3].take(shares)
+        np.minimum(images - within * self.per_row, self.per_row, out=found[3, :end])
 
     @cached_property
     def table(self) -> Tensor:
@@ -157,10 +169,10 @@ class RowTable:
             total_RX = torch.where(more_R, total_RX + next_RX, total_RX)
         return total_RX
 
-    @property
+    @cached_property
     def most_rows(self) -> int:
         """Rows of the share that has most, or no fewer."""
-        return self.turns or max((share.rows for share in self.shares), default=1)
+        return self.turns or int(self.columns[2].max(initial=1))
 
 
 def sent(numbers: Sequence[int], device: torch.device) -> Tensor:
@@ -179,34 +191,63 @@ def buckets(capacity: int) -> tuple[int, ...]:
     return tuple(sorted(sizes))
 
 
-def pack(wants: Sequence[Want], capacity: int, per_row: int, most_rows: int | None = None) -> list[Share]:
+def pack(wants: Wants, capacity: int, per_row: int, most_rows: int | None = None) -> Whole:
     """Fill up to `capacity` rows with what slots want, the first in line first, each with at most `most_rows`
-    if it may be cut.
+    if it may be cut. Returns the columns of the shares, see `stacked`.
 
     A batch that needn't be whole may be cut between two rows: its gradients add up in the same order. One
     that must be whole and has no room waits, but for the first in line, which gets a step of its own, with
     more rows than `capacity` if it needs them.
     """
-    shares: list[Share] = []
-    free = capacity
-    for slot, images, whole in wants:
-        rows = -(-images // per_row)
-        if whole and rows > free:
-            if not shares:
-                return [Share(slot, 0, rows, images)]
+    rows = -(-wants.images // per_row)
+    if most_rows is not None:
+        rows = np.where(wants.whole, rows, np.minimum(rows, most_rows))
+    ends = rows.cumsum()
+    places = np.arange(int(ends.searchsorted(capacity, side="right")))  # they all get what they want
+    free = capacity - int(ends[len(places) - 1]) if len(places) else capacity
+    if free and len(places) < len(rows):
+        if not len(places) and wants.whole[0]:
+            return stacked([Share(int(wants.slots[0]), 0, int(rows[0]), int(wants.images[0]))])
+        later, cut = _squeeze(rows[len(places) :].tolist(), wants.whole[len(places) :].tolist(), free)
+        places = np.concatenate([places, np.array(later, dtype=np.int64) + len(places)])
+        rows = rows[places]
+        rows[len(rows) - len(cut) :] = cut
+    else:
+        rows = rows[: len(places)]
+    images = np.minimum(wants.images[places], rows * per_row)
+    return np.array([wants.slots[places], rows.cumsum() - rows, rows, images])
+
+
+def _squeeze(rows: Sequence[int], whole: Sequence[bool], free: int) -> tuple[list[int], list[int]]:
+    """Which of those that want so many rows get some of the few that are free, and how many."""
+    places, given = [], []
+    for place, (wanted, all_of_it) in enumerate(zip(rows, whole, strict=True)):
+        if wanted > free and all_of_it:
             continue
-        if not whole:
-            rows = min(rows, free, most_rows or free)
-        if rows:
-            shares.append(Share(slot, capacity - free, rows, min(images, rows * per_row)))
-            free -= rows
+        places.append(place)
+        given.append(min(wanted, free))
+        free -= given[-1]
         if not free:
             break
-    return shares
+    return places, given
 
 
-def table(shares: Sequence[Share], capacity: int, per_row: int, idle: int, device: torch.device) -> RowTable:
-    """The table of a step with these shares, of the smallest bucket that holds them."""
-    used = sum(share.rows for share in shares)
-    fitting = [size for size in buckets(max(capacity, FEWEST_ROWS)) if size >= used]
-    return RowTable(tuple(shares), fitting[0] if fitting else used, per_row, idle, device)
+def table(columns: Whole, capacity: int, per_row: int, idle: int, device: torch.device) -> RowTable:
+    """The table of a step with the shares of these columns, of the smallest bucket that holds them."""
+    used = _rows_of(columns)
+    sizes = buckets(max(capacity, FEWEST_ROWS))
+    place = bisect_left(sizes, used)
+    return RowTable(columns, sizes[place] if place < len(sizes) else used, per_row, idle, device)
+
+
+def _rows_of(columns: Whole) -> int:
+    """Of all shares: up to the end of the last."""
+    return int(columns[1, -1] + columns[2, -1]) if columns.shape[1] else 0
+
+
+@lru_cache(maxsize=64)
+def _idle_numbers(rows: int, idle: int) -> Whole:
+    """`RowTable.numbers` where nobody has a share; not to be changed."""
+    found: Whole = np.empty((ROW_NUMBERS, rows), dtype=np.int64)
+    found[0], found[1], found[2], found[3], found[4] = idle, np.arange(rows), 1, 0, 1
+    return found

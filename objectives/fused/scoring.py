@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from objectives.devices import seeded
 from objectives.fused.member import Member
 from objectives.fused.program import Program
 from objectives.fused.recorded_scores import RecordedScores
-from objectives.fused.rows import Share, Want, pack, table
+from objectives.fused.rows import Share, Wants, pack, table
 from objectives.fused.staging import Taken, stage_images
 from objectives.metrics import evaluated
 from objectives.training import Scores
@@ -63,17 +64,17 @@ def score_rows(
     done = dict.fromkeys(logits, 0)
     by_slot = {member.slot: member for member in members}
     while True:
-        wants = [
-            Want(slot, left, whole=False)
-            for slot, member in by_slot.items()
-            if (left := len(member.data.validation_indices) - done[slot])
-        ]
-        if not wants:
+        left = {slot: len(one.data.validation_indices) - done[slot] for slot, one in by_slot.items()}
+        slots = np.array([slot for slot, images in left.items() if images], dtype=np.int64)
+        if not len(slots):
             found = {slot: torch.cat(parts) for slot, parts in logits.items()}
             if program.device.type == "cuda":
                 torch.cuda.synchronize(program.device)
             per_used = (time.perf_counter() - started) / max(1, sum(used.values()))
             return {slot: (values, per_used * used[slot]) for slot, values in found.items()}
+        wants = Wants(
+            slots, np.array([left[slot] for slot in slots.tolist()]), np.zeros(len(slots), np.bool_)
+        )
         rows = table(pack(wants, capacity, per_row), capacity, per_row, program.state.idle, program.device)
         if recorded is not None:
             logits_NK = recorded.logits(rows, done)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from objectives.devices import sent_to
 from objectives.fused.layout import Layout
 from objectives.fused.rows import RowTable, sent
+from objectives.fused.triton_steps import add_rows_by_triton, adds
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,21 +157,24 @@ class SlotState:
             slots_S, rows_S = pairs.unbind(1)
             for start, rows_RX in pieces:
                 gradient_TX = self.gradient_TP.narrow(1, start, rows_RX.shape[1])
-                gradient_TX.index_add_(0, slots_S, rows_RX.index_select(0, rows_S))
+                mine_SX = rows_RX.index_select(0, rows_S).to(gradient_TX.dtype)
+                gradient_TX.index_add_(0, slots_S, mine_SX)
 
     def add_in_turns(
         self,
         pieces: Sequence[tuple[int, Tensor]],
         turns: Sequence[tuple[Tensor, Tensor]],
         fresh_S: Tensor,
+        counts_R: Tensor,
     ) -> None:
         """As `add_gradient`, to the same bits, by tables on the device: a turn has slots and a row of each.
 
-        `fresh_S`: which slots of the first turn start from nothing. The idle slot may occur, as often as it
-        likes.
+        `fresh_S`: which slots of the first turn start from nothing; `counts_R`: rows of the slot that each
+        row belongs to. The idle slot may occur, as often as it likes.
         """
         for start, rows_RX in pieces:
-            add_rows(self.gradient_TP.narrow(1, start, rows_RX.shape[1]), rows_RX, turns, fresh_S)
+            sums_TX = self.gradient_TP.narrow(1, start, rows_RX.shape[1])
+            add_counted_rows(sums_TX, rows_RX, turns, fresh_S, counts_R)
 
     def gradient_norms(self, slots: Sequence[int]) -> Tensor:
         """The 2-norm of each slot's gradient."""
@@ -197,6 +201,20 @@ class SlotState:
         zeros_P = torch.zeros_like(weights_P)
         values = (buffer.detach().clone() for buffer in model.buffers())
         return Row(weights_P, zeros_P, zeros_P.clone(), dict(zip(self.buffers, values, strict=True)))
+
+
+def add_counted_rows(
+    sums_TX: Tensor,
+    rows_RX: Tensor,
+    turns: Sequence[tuple[Tensor, Tensor]],
+    fresh_S: Tensor,
+    counts_R: Tensor,
+) -> None:
+    """As `add_rows`, by a kernel where there is one."""
+    if adds(sums_TX):
+        add_rows_by_triton(sums_TX, rows_RX, turns[0], counts_R, fresh_S)
+    else:
+        add_rows(sums_TX, rows_RX, turns, fresh_S)
 
 
 def add_rows(

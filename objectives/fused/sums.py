@@ -6,13 +6,16 @@ Shapes: T slots, S of them that have taken a step.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from objectives.devices import Arriving
+from objectives.fused.cursors import Cursors
 from objectives.fused.member import Member
+from objectives.fused.rows import Whole
 from objectives.training import STEPS_BETWEEN_CHECKS
 
 LOSS, NORM = 0, 1
@@ -30,7 +33,8 @@ class DeviceSums:
         self.sums_T2 = torch.zeros((slots + 1, 2), dtype=torch.float64, device=device)
         """Each step's mean loss times its images, and its gradient's norm. The idle slot's stay zero."""
         self._steps = 0
-        self._asked: _Glance | None = None
+        self._asked: tuple[Arriving, Whole] | None = None
+        """The losses of some moment, on their way to the host, and `Cursors.run_T` then."""
 
     def begin(self, slot: int) -> None:
         """A trial starts an epoch."""
@@ -41,14 +45,15 @@ class DeviceSums:
         found_S2 = torch.stack([losses_S.double() * images_S, norms_S.double()], dim=1)
         self.sums_T2.index_copy_(0, slots_S, self.sums_T2.index_select(0, slots_S) + found_S2)
 
-    def glance(self, members: Iterable[Member]) -> None:
-        """Once per step: every so often, say in `Sums.finite` who had diverged by the last time."""
+    def glance(self, cursors: Cursors) -> None:
+        """Once per step: every so often, say in `Cursors.finite_T` who had diverged by the last time."""
         self._steps += 1
         if self._steps % STEPS_BETWEEN_CHECKS:
             return
         if self._asked is not None:
-            self._asked.tell()
-        self._asked = _Glance(self.sums_T2[:, LOSS], members)
+            losses, run_T = self._asked
+            cursors.seen(np.isfinite(losses.here().numpy()[:-1]), run_T)
+        self._asked = Arriving(self.sums_T2[:, LOSS]), cursors.run_T.copy()
 
     def read(self, members: Sequence[Member]) -> None:
         """Bring trials' sums to the host, waiting for all steps so far."""
@@ -58,17 +63,3 @@ class DeviceSums:
         for member in members:
             member.sums.loss, member.sums.norm = sums[member.slot][LOSS], sums[member.slot][NORM]
             member.sums.finite = math.isfinite(member.sums.loss)
-
-
-class _Glance:
-    """The losses of some moment, on their way to the host."""
-
-    def __init__(self, losses_T: Tensor, members: Iterable[Member]) -> None:
-        self._of = [(member.sums, member.slot) for member in members]
-        self._losses = Arriving(losses_T)
-
-    def tell(self) -> None:
-        """In the sums of the epochs that trials were in then."""
-        losses = self._losses.here().tolist()
-        for sums, slot in self._of:
-            sums.finite = sums.finite and math.isfinite(losses[slot])

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from objectives.chance import MASK, Words, WordsOf, words_of
+from objectives.fused.triton_there import has_triton
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def words_by_triton(counter_3C: Tensor, places_B: Tensor, keys_B2: Tensor) -> Wo
 @cache
 def words_for(device: torch.device) -> WordsOf:
     """What finds the words of recorded steps on a device; the first time it waits for it."""
-    if device.type != "cuda" or find_spec("triton") is None:
+    if device.type != "cuda" or not has_triton():
         return words_of
     try:
         same = gives_the_same(words_by_triton, device)

@@ -15,16 +15,17 @@ kernels run in its interpreter, slowly, where `TRITON_INTERPRET=1` was set befor
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from objectives.fused.functions import applied
+from objectives.fused.triton_there import has_triton
 
 if TYPE_CHECKING:
     from objectives.fused.convolutions import Setting, Shape
@@ -63,6 +64,8 @@ class Geometry:
     above: int
     """The padding."""
     left: int
+    tail: int = 0
+    """What is computed with it, see `objectives.fused.tails`."""
 
     @property
     def lines(self) -> int:
@@ -73,6 +76,16 @@ class Geometry:
     def columns(self) -> int:
         """Of the map out."""
         return (self.width + 2 * self.left - self.wide) // self.across + 1
+
+    @property
+    def side(self) -> int:
+        """Of the squares of places of which the largest is given on."""
+        return max(1, self.tail)
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Lines and columns of what is given on."""
+        return self.lines // self.side, self.columns // self.side
 
     @property
     def under(self) -> int:
@@ -95,6 +108,8 @@ class Geometry:
             "LEFT": self.left,
             "LINES": self.lines,
             "COLUMNS": self.columns,
+            "SIDE": self.side,
+            "RELU": self.tail > 0,
         }
 
 
@@ -132,17 +147,34 @@ def takes_triton(shape: Shape, setting: Setting) -> bool:
         shape.windows
         and setting.dtype in {torch.float32, torch.bfloat16}
         and (setting.capability >= (8, 0) if setting.type == "cuda" else _interpreting())
-        and find_spec("triton") is not None
+        and has_triton()
     )
+
+
+def takes_block(shape: Shape, setting: Setting) -> bool:
+    """Where there is a tail besides."""
+    return shape.tail > 0 and takes_triton(shape, setting)
 
 
 def by_triton(x: Tensor, kernel_ROHWC: Tensor, bias_RO: Tensor | None, module: nn.Conv2d) -> Tensor:
     """A `Run`, as `CONVOLUTIONS` has them."""
-    return applied(TritonConvolution, x, kernel_ROHWC, bias_RO, module.stride, module.padding)
+    return block_by_triton(x, kernel_ROHWC, bias_RO, module, 0)
+
+
+def block_by_triton(
+    x: Tensor, kernel_ROHWC: Tensor, bias_RO: Tensor | None, module: nn.Conv2d, tail: int
+) -> Tensor:
+    """A `RunBlock`: the tail with it."""
+    learns = torch.is_grad_enabled()
+    return applied(TritonConvolution, x, kernel_ROHWC, bias_RO, module.stride, module.padding, tail, learns)
 
 
 class TritonConvolution(torch.autograd.Function):
-    """A kernel for each of the map out, the gradient of the map in, and those of kernel and bias."""
+    """A kernel for each of the map out, the gradient of the map in, and those of kernel and bias.
+
+    With a tail, the map out is what that makes of it, and all that backward needs of it besides is a byte for
+    each of its numbers: which place of the map it was, or that the ReLU gives no gradient on.
+    """
 
     @staticmethod
     def forward(  # noqa: PLR0917 (what autograd passes on is positional)
@@ -152,39 +184,48 @@ class TritonConvolution(torch.autograd.Function):
         bias_RO: Tensor | None,
         stride: tuple[int, int],
         padding: tuple[int, int],
+        tail: int,
+        learns: bool,
     ) -> Tensor:
         out, high, wide, channels = kernel_ROHWC.shape[1:]
         (down, across), (above, left) = stride, padding
-        geometry = Geometry(channels, out, x.shape[2], x.shape[3], high, wide, down, across, above, left)
+        sides = x.shape[2], x.shape[3]
+        geometry = Geometry(channels, out, *sides, high, wide, down, across, above, left, tail)
         x_MHWX, kernel_ROHWC = _plain(x.permute(0, 2, 3, 1)), _plain(kernel_ROHWC)
-        ctx.save_for_backward(x_MHWX, kernel_ROHWC)
+        choice_MHWX = _blank(x_MHWX, len(kernel_ROHWC), geometry, torch.uint8) if tail and learns else None
+        ctx.save_for_backward(x_MHWX, kernel_ROHWC, choice_MHWX)
         # Asked here: the thread that goes backward may run after the settings are as they were.
         ctx.geometry, ctx.precision = geometry, torch.backends.cuda.matmul.fp32_precision
-        y_MHWX = map_out(x_MHWX, kernel_ROHWC, bias_RO, geometry, ctx.precision)
+        y_MHWX = map_out(x_MHWX, kernel_ROHWC, bias_RO, geometry, ctx.precision, choice_MHWX)
         return y_MHWX.permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x_MHWX, kernel_ROHWC = ctx.saved_tensors
+        x_MHWX, kernel_ROHWC, choice_MHWX = ctx.saved_tensors
         dy_MHWX = _plain(dy.permute(0, 2, 3, 1))
+        how = ctx.geometry, ctx.precision, choice_MHWX
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = images_gradient(dy_MHWX, kernel_ROHWC, ctx.geometry, ctx.precision).permute(0, 3, 1, 2)
-        bias = ctx.needs_input_grad[2]
-        found = kernel_gradient(x_MHWX, dy_MHWX, len(kernel_ROHWC), ctx.geometry, ctx.precision, bias=bias)
-        return dx, found[0].view_as(kernel_ROHWC), found[1], None, None
+            dx = images_gradient(dy_MHWX, kernel_ROHWC, *how).permute(0, 3, 1, 2)
+        found = kernel_gradient(x_MHWX, dy_MHWX, len(kernel_ROHWC), *how, bias=ctx.needs_input_grad[2])
+        return dx, found[0].view_as(kernel_ROHWC), found[1], None, None, None, None
 
 
-def map_out(
-    x_MHWX: Tensor, kernel_ROHWC: Tensor, bias_RO: Tensor | None, geometry: Geometry, precision: str
+def map_out(  # noqa: PLR0917 (what a convolution is computed from, and how)
+    x_MHWX: Tensor,
+    kernel_ROHWC: Tensor,
+    bias_RO: Tensor | None,
+    geometry: Geometry,
+    precision: str,
+    choice_MHWX: Tensor | None = None,
 ) -> Tensor:
-    """y_MHWX, X its rows' channels out."""
+    """y_MHWX, X its rows' channels out. With a tail, which places those are of is written into the last."""
     from objectives.fused import triton_kernels as kernels
 
     rows, images = len(kernel_ROHWC), len(x_MHWX)
-    y_MHWX = x_MHWX.new_empty((images, geometry.lines, geometry.columns, rows * geometry.out))
-    places = images * geometry.lines * geometry.columns
-    blocks = blocks_of(None, geometry.out, geometry.under, x_MHWX.dtype)
+    y_MHWX = _blank(x_MHWX, rows, geometry, x_MHWX.dtype)
+    places = images * math.prod(geometry.shown)
+    blocks = blocks_of(MOST // 2 if geometry.side > 1 else None, geometry.out, geometry.under, x_MHWX.dtype)
     grid = _times(places, blocks.long), _times(geometry.out, blocks.short), rows
     with _on(x_MHWX):
         kernels.forward[grid](
@@ -192,10 +233,12 @@ def map_out(
             kernel_ROHWC,
             None if bias_RO is None else _plain(bias_RO),
             y_MHWX,
+            choice_MHWX,
             rows,
             images,
             **geometry.numbers,
             **_how(x_MHWX, precision, blocks),
+            CHOOSES=choice_MHWX is not None,
             BIAS=bias_RO is not None,
             BLOCK_N=blocks.long,
             BLOCK_O=blocks.short,
@@ -204,8 +247,14 @@ def map_out(
     return y_MHWX
 
 
-def images_gradient(dy_MHWX: Tensor, kernel_ROHWC: Tensor, geometry: Geometry, precision: str) -> Tensor:
-    """dx_MHWX, X its rows' channels."""
+def images_gradient(
+    dy_MHWX: Tensor,
+    kernel_ROHWC: Tensor,
+    geometry: Geometry,
+    precision: str,
+    choice_MHWX: Tensor | None = None,
+) -> Tensor:
+    """dx_MHWX, X its rows' channels. With a tail, the gradient given is that of what it made of the map."""
     from objectives.fused import triton_kernels as kernels
 
     rows, images = len(kernel_ROHWC), len(dy_MHWX)
@@ -218,6 +267,7 @@ def images_gradient(dy_MHWX: Tensor, kernel_ROHWC: Tensor, geometry: Geometry, p
     with _on(dy_MHWX):
         kernels.images_gradient[grid](
             dy_MHWX,
+            choice_MHWX,
             kernel_ROHWC,
             dx_MHWX,
             rows,
@@ -231,14 +281,21 @@ def images_gradient(dy_MHWX: Tensor, kernel_ROHWC: Tensor, geometry: Geometry, p
     return dx_MHWX
 
 
-def kernel_gradient(
-    x_MHWX: Tensor, dy_MHWX: Tensor, rows: int, geometry: Geometry, precision: str, *, bias: bool
+def kernel_gradient(  # noqa: PLR0917 (what it is computed from, and how)
+    x_MHWX: Tensor,
+    dy_MHWX: Tensor,
+    rows: int,
+    geometry: Geometry,
+    precision: str,
+    choice_MHWX: Tensor | None = None,
+    *,
+    bias: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """dkernel_ROK, and dbias_RO if it is asked for."""
+    """dkernel_ROK, and dbias_RO if it is asked for; as `images_gradient`."""
     from objectives.fused import triton_kernels as kernels
 
     images = len(x_MHWX)
-    places = images * geometry.lines * geometry.columns
+    places = images * math.prod(geometry.shown) * geometry.side**2
     parts = _times(places, PART)
     dtype = x_MHWX.dtype if parts == 1 else torch.float32
     dkernel_PROK = x_MHWX.new_empty((parts, rows, geometry.out, geometry.under), dtype=dtype)
@@ -249,6 +306,7 @@ def kernel_gradient(
         kernels.kernel_gradient[grid](
             x_MHWX,
             dy_MHWX,
+            choice_MHWX,
             dkernel_PROK,
             dbias_PRO,
             rows,
@@ -262,6 +320,11 @@ def kernel_gradient(
             BLOCK_N=blocks.added,
         )
     return _added(dkernel_PROK, x_MHWX.dtype), None if dbias_PRO is None else _added(dbias_PRO, x_MHWX.dtype)
+
+
+def _blank(like_MHWX: Tensor, rows: int, geometry: Geometry, dtype: torch.dtype) -> Tensor:
+    """Room for what is given on."""
+    return like_MHWX.new_empty((len(like_MHWX), *geometry.shown, rows * geometry.out), dtype=dtype)
 
 
 def _added(found_PX: Tensor, dtype: torch.dtype) -> Tensor:

@@ -30,6 +30,7 @@ def _forward(  # noqa: PLR0917 (a kernel's arguments are positional)
     kernel: tl.tensor,
     bias: tl.tensor,
     y: tl.tensor,
+    chosen: tl.tensor,
     rows: tl.tensor,
     images: tl.tensor,
     CHANNELS: tl.constexpr,
@@ -44,6 +45,9 @@ def _forward(  # noqa: PLR0917 (a kernel's arguments are positional)
     LEFT: tl.constexpr,
     LINES: tl.constexpr,
     COLUMNS: tl.constexpr,
+    SIDE: tl.constexpr,
+    RELU: tl.constexpr,
+    CHOOSES: tl.constexpr,
     BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
@@ -51,41 +55,64 @@ def _forward(  # noqa: PLR0917 (a kernel's arguments are positional)
     BLOCK_O: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> None:
-    """x_MHWRC, kernel_ROK, bias_RO → y_MHWRO. The grid: blocks of places, blocks of channels out, rows."""
+    """x_MHWRC, kernel_ROK, bias_RO → y_MHWRO. The grid: blocks of places, blocks of channels out, rows.
+
+    With `RELU`, y is the largest of each square of `SIDE` places after a ReLU, and `chosen` which one it was.
+    """
     row = tl.program_id(2).to(tl.int64)
     place = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     out = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
     under_all: tl.constexpr = HIGH * WIDE * CHANNELS
-    image = place // (LINES * COLUMNS)
-    top = place % (LINES * COLUMNS) // COLUMNS * DOWN - ABOVE
-    left = place % COLUMNS * ACROSS - LEFT
-    counts = place < images * (LINES * COLUMNS)
-    total = tl.zeros((BLOCK_N, BLOCK_O), dtype=tl.float32)
-    for first in range(0, under_all, BLOCK_K):
-        under = first + tl.arange(0, BLOCK_K)
-        tap = under // CHANNELS
-        line = top[:, None] + (tap // WIDE)[None, :]
-        column = left[:, None] + (tap % WIDE)[None, :]
-        inside = counts[:, None] & (under < under_all)[None, :]
-        inside = inside & (line >= 0) & (line < HEIGHT) & (column >= 0) & (column < WIDTH)
-        from_x = (image[:, None] * HEIGHT + line) * WIDTH + column
-        from_x = (from_x.to(tl.int64) * rows + row) * CHANNELS + (under % CHANNELS)[None, :]
-        x_NK = tl.load(x + from_x, mask=inside, other=0.0)
-        from_kernel = (row * OUT + out)[None, :] * under_all + under[:, None]
-        known = (out < OUT)[None, :] & (under < under_all)[:, None]
-        kernel_KO = tl.load(kernel + from_kernel, mask=known, other=0.0)
-        if WIDEN:
-            x_NK, kernel_KO = x_NK.to(tl.float32), kernel_KO.to(tl.float32)
-        total = tl.dot(x_NK, kernel_KO, total, input_precision=PRECISION)
-    if BIAS:
-        bias_O = tl.load(bias + row * OUT + out, mask=out < OUT, other=0.0)
-        total += bias_O.to(tl.float32)[None, :]
+    lines: tl.constexpr = LINES // SIDE
+    columns: tl.constexpr = COLUMNS // SIDE
+    image = place // (lines * columns)
+    counts = place < images * (lines * columns)
+    best = tl.zeros((BLOCK_N, BLOCK_O), dtype=tl.float32)
+    which = tl.zeros((BLOCK_N, BLOCK_O), dtype=tl.int32)
+    for part in range(SIDE * SIDE):
+        top = (place % (lines * columns) // columns * SIDE + part // SIDE) * DOWN - ABOVE
+        left = (place % columns * SIDE + part % SIDE) * ACROSS - LEFT
+        total = tl.zeros((BLOCK_N, BLOCK_O), dtype=tl.float32)
+        for first in range(0, under_all, BLOCK_K):
+            under = first + tl.arange(0, BLOCK_K)
+            tap = under // CHANNELS
+            line = top[:, None] + (tap // WIDE)[None, :]
+            column = left[:, None] + (tap % WIDE)[None, :]
+            inside = counts[:, None] & (under < under_all)[None, :]
+            inside = inside & (line >= 0) & (line < HEIGHT) & (column >= 0) & (column < WIDTH)
+            from_x = (image[:, None] * HEIGHT + line) * WIDTH + column
+            from_x = (from_x.to(tl.int64) * rows + row) * CHANNELS + (under % CHANNELS)[None, :]
+            x_NK = tl.load(x + from_x, mask=inside, other=0.0)
+            from_kernel = (row * OUT + out)[None, :] * under_all + under[:, None]
+            known = (out < OUT)[None, :] & (under < under_all)[:, None]
+            kernel_KO = tl.load(kernel + from_kernel, mask=known, other=0.0)
+            if WIDEN:
+                x_NK, kernel_KO = x_NK.to(tl.float32), kernel_KO.to(tl.float32)
+            total = tl.dot(x_NK, kernel_KO, total, input_precision=PRECISION)
+        if BIAS:
+            bias_O = tl.load(bias + row * OUT + out, mask=out < OUT, other=0.0)
+            total += bias_O.to(tl.float32)[None, :]
+        if SIDE == 1:
+            best = total
+        else:
+            # Of those that are equally large when they are rounded the first; NaN before all.
+            total = total.to(y.dtype.element_ty).to(tl.float32)
+            better = (part == 0) | (total > best) | ~(total <= float("inf"))
+            best, which = tl.where(better, total, best), tl.where(better, part, which)
     to_y = (place.to(tl.int64) * rows + row)[:, None] * OUT + out[None, :]
-    tl.store(y + to_y, total.to(y.dtype.element_ty), mask=counts[:, None] & (out < OUT)[None, :])
+    shown = counts[:, None] & (out < OUT)[None, :]
+    best = best.to(y.dtype.element_ty)
+    if RELU:
+        flat = best.to(tl.float32) <= 0
+        best = tl.where(flat, 0.0, best)
+        if CHOOSES:
+            tl.store(chosen + to_y, tl.where(flat, SIDE * SIDE, which).to(tl.uint8), mask=shown)
+    tl.store(y + to_y, best, mask=shown)
 
 
 def _images_gradient(  # noqa: PLR0917 (a kernel's arguments are positional)
     dy: tl.tensor,
+    choice: tl.tensor,
     kernel: tl.tensor,
     dx: tl.tensor,
     rows: tl.tensor,
@@ -102,6 +129,8 @@ def _images_gradient(  # noqa: PLR0917 (a kernel's arguments are positional)
     LEFT: tl.constexpr,
     LINES: tl.constexpr,
     COLUMNS: tl.constexpr,
+    SIDE: tl.constexpr,
+    RELU: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -109,6 +138,8 @@ def _images_gradient(  # noqa: PLR0917 (a kernel's arguments are positional)
     BLOCK_K: tl.constexpr,
 ) -> None:
     """dy_MHWRO, kernel_ROK → dx_MHWRC. The grid: blocks of places in each phase, blocks of channels, rows.
+
+    With `RELU`, dy_MHWRO is that of what `_forward` gives then, and `choice` which place each of it goes to.
 
     With strides, a place lies under some of the kernel's numbers alone: every `DOWN`th line and `ACROSS`th
     column. Places under the same ones are a phase, and only those numbers are gone through.
@@ -120,6 +151,8 @@ def _images_gradient(  # noqa: PLR0917 (a kernel's arguments are positional)
     taps_high: tl.constexpr = (HIGH + DOWN - 1) // DOWN
     taps_wide: tl.constexpr = (WIDE + ACROSS - 1) // ACROSS
     through: tl.constexpr = taps_high * taps_wide * OUT
+    lines: tl.constexpr = LINES // SIDE
+    columns: tl.constexpr = COLUMNS // SIDE
     places = images * (phase_lines * phase_columns)
     blocks = tl.cdiv(places, BLOCK_N)
     phase, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
@@ -142,10 +175,14 @@ def _images_gradient(  # noqa: PLR0917 (a kernel's arguments are positional)
         known = (number < through) & (high < HIGH) & (wide < WIDE)
         y_line, y_column = bottom[:, None] - tap_high[None, :], right[:, None] - tap_wide[None, :]
         inside = counts[:, None] & known[None, :]
-        inside = inside & (y_line >= 0) & (y_line < LINES) & (y_column >= 0) & (y_column < COLUMNS)
-        from_dy = (image[:, None] * LINES + y_line) * COLUMNS + y_column
+        inside = inside & (y_line >= 0) & (y_line < lines * SIDE) & (y_column >= 0)
+        inside = inside & (y_column < columns * SIDE)
+        from_dy = (image[:, None] * lines + y_line // SIDE) * columns + y_column // SIDE
         from_dy = (from_dy.to(tl.int64) * rows + row) * OUT + out[None, :]
         dy_NK = tl.load(dy + from_dy, mask=inside, other=0.0)
+        if RELU:
+            which = tl.load(choice + from_dy, mask=inside, other=SIDE * SIDE)
+            dy_NK = tl.where(which == y_line % SIDE * SIDE + y_column % SIDE, dy_NK, 0.0)
         from_kernel = (row * OUT + out) * (HIGH * WIDE) + high * WIDE + wide
         from_kernel = from_kernel[:, None] * CHANNELS + channel[None, :]
         kernel_KC = tl.load(
@@ -163,6 +200,7 @@ def _images_gradient(  # noqa: PLR0917 (a kernel's arguments are positional)
 def _kernel_gradient(  # noqa: PLR0917 (a kernel's arguments are positional)
     x: tl.tensor,
     dy: tl.tensor,
+    choice: tl.tensor,
     dkernel: tl.tensor,
     dbias: tl.tensor,
     rows: tl.tensor,
@@ -179,6 +217,8 @@ def _kernel_gradient(  # noqa: PLR0917 (a kernel's arguments are positional)
     LEFT: tl.constexpr,
     LINES: tl.constexpr,
     COLUMNS: tl.constexpr,
+    SIDE: tl.constexpr,
+    RELU: tl.constexpr,
     BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
@@ -189,7 +229,8 @@ def _kernel_gradient(  # noqa: PLR0917 (a kernel's arguments are positional)
 ) -> None:
     """x_MHWRC, dy_MHWRO → the sums over each part of the places, dkernel_PROK and dbias_PRO.
 
-    The grid: blocks of the kernel, P parts of `LENGTH` places, rows.
+    The grid: blocks of the kernel, P parts of `LENGTH` places, rows. With `RELU`, as `_images_gradient`; then
+    places that lie in no whole square are left out.
     """
     part, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
     under_all: tl.constexpr = HIGH * WIDE * CHANNELS
@@ -197,18 +238,27 @@ def _kernel_gradient(  # noqa: PLR0917 (a kernel's arguments are positional)
     out = tl.program_id(0) // blocks * BLOCK_O + tl.arange(0, BLOCK_O)
     under = tl.program_id(0) % blocks * BLOCK_K + tl.arange(0, BLOCK_K)
     tap = under // CHANNELS
+    lines: tl.constexpr = LINES // SIDE
+    columns: tl.constexpr = COLUMNS // SIDE
+    of_image: tl.constexpr = lines * SIDE * columns * SIDE
     begin = part * LENGTH
-    end = tl.minimum(begin + LENGTH, images * (LINES * COLUMNS))
+    end = tl.minimum(begin + LENGTH, images * of_image)
     total = tl.zeros((BLOCK_O, BLOCK_K), dtype=tl.float32)
     over_places = tl.zeros((BLOCK_O, BLOCK_N), dtype=tl.float32)
     for first in range(begin, end, BLOCK_N):
         place = first + tl.arange(0, BLOCK_N)
         counts = place < end
-        from_dy = (place.to(tl.int64) * rows + row)[None, :] * OUT + out[:, None]
-        dy_ON = tl.load(dy + from_dy, mask=counts[None, :] & (out < OUT)[:, None], other=0.0)
-        image = place // (LINES * COLUMNS)
-        line = (place % (LINES * COLUMNS) // COLUMNS * DOWN - ABOVE)[:, None] + (tap // WIDE)[None, :]
-        column = (place % COLUMNS * ACROSS - LEFT)[:, None] + (tap % WIDE)[None, :]
+        image = place // of_image
+        y_line, y_column = place % of_image // (columns * SIDE), place % (columns * SIDE)
+        from_dy = (image * lines + y_line // SIDE) * columns + y_column // SIDE
+        from_dy = (from_dy.to(tl.int64) * rows + row)[None, :] * OUT + out[:, None]
+        given = counts[None, :] & (out < OUT)[:, None]
+        dy_ON = tl.load(dy + from_dy, mask=given, other=0.0)
+        if RELU:
+            which = tl.load(choice + from_dy, mask=given, other=SIDE * SIDE)
+            dy_ON = tl.where(which == (y_line % SIDE * SIDE + y_column % SIDE)[None, :], dy_ON, 0.0)
+        line = (y_line * DOWN - ABOVE)[:, None] + (tap // WIDE)[None, :]
+        column = (y_column * ACROSS - LEFT)[:, None] + (tap % WIDE)[None, :]
         inside = counts[:, None] & (under < under_all)[None, :]
         inside = inside & (line >= 0) & (line < HEIGHT) & (column >= 0) & (column < WIDTH)
         from_x = (image[:, None] * HEIGHT + line) * WIDTH + column

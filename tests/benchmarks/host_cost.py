@@ -130,7 +130,9 @@ class Steps:
     @property
     def taken(self) -> int:
         """Optimizer's steps of all trials."""
-        return sum(one.step for one in self.pool.members.values())
+        at_T, batch_T = self.pool.cursors.at_T, self.pool.cursors.sizes_3T[1]
+        began = sum(one.epoch * one.feed.steps_per_epoch for one in self.pool.members.values())
+        return began + int((-(-at_T.clip(0) // batch_T)).sum())
 
     def take(self, count: int) -> None:
         """So many steps."""

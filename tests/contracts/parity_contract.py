@@ -44,8 +44,8 @@ class DoubleData(SearchData):
         return super().normalise(images_BCHW).double()
 
 
-def data_of(split_seed: int, dtype: torch.dtype) -> SearchData:
-    data = load(TASK.data, split_seed, CPU)
+def data_of(split_seed: int, dtype: torch.dtype, device: torch.device = CPU) -> SearchData:
+    data = load(TASK.data, split_seed, device)
     kind = DoubleData if dtype == torch.float64 else SearchData
     return kind(**{field.name: getattr(data, field.name) for field in fields(data)})
 
@@ -69,6 +69,7 @@ def fused_pool(
     per_row: int = 16,
     generic: bool = False,
     recorder: Recorder | None = None,
+    device: torch.device = CPU,
 ) -> Pool:
     """A pool with these trials, all of one architecture, in the slots 0, 1, …"""
     pool = empty_pool(
@@ -79,6 +80,7 @@ def fused_pool(
         per_row=per_row,
         generic=generic,
         recorder=recorder,
+        device=device,
     )
     for start in starts:
         pool.admit(new_member(pool, start, dtype))
@@ -94,16 +96,17 @@ def empty_pool(
     per_row: int = 16,
     generic: bool = False,
     recorder: Recorder | None = None,
+    device: torch.device = CPU,
 ) -> Pool:
     """A pool for trials of the architecture of this one."""
-    data = data_of(0, dtype)
+    data = data_of(0, dtype, device)
     config, shape = start.config, data.input_shape
     blank = (
         build(config.model, shape, data.classes, 0)  # a user's own has no dropout of ours
         if generic
         else template(config, shape, data.classes, TASK)
     )
-    program = Program(blank, data.input_shape, slots, CPU, dtype, generic=generic)
+    program = Program(blank, data.input_shape, slots, device, dtype, generic=generic)
     return Pool(program, data.images, capacity, per_row, recorder=recorder)
 
 
@@ -111,7 +114,7 @@ def new_member(
     pool: Pool, start: TrialStart, dtype: torch.dtype = torch.float32, *, slot: int | None = None
 ) -> Member:
     """A trial for the pool's first free slot, or the given one, not yet admitted."""
-    data = data_of(start.split_seed, dtype)
+    data = data_of(start.split_seed, dtype, pool.program.device)
     model = build(start.config.model, data.input_shape, data.classes, derive_seed(start.seed, "init"))
     place = pool.free[0] if slot is None else slot
     return member(start, place, data, model=model, program=pool.program, allow_imports=())
@@ -130,7 +133,8 @@ def gradient_of(training: Training, pool: Pool) -> Tensor:
 
 
 def relative(got: Tensor, expected: Tensor) -> float:
-    """The 2-norm of the difference, relative to that of what was expected."""
+    """The 2-norm of the difference, relative to that of what was expected; wherever they are."""
+    got, expected = got.cpu(), expected.cpu()
     return float((got - expected).norm() / expected.norm().clamp(min=1e-30))
 
 
@@ -147,6 +151,16 @@ def train_epoch(pool: Pool) -> list[Member]:
     for each in ended:
         each.ended = False
     return ended
+
+
+def contiguous(training: Training) -> Training:
+    """The same trial with weights and images in the other memory layout: its numbers, rounded otherwise."""
+    training.model.to(memory_format=torch.contiguous_format)
+    # Not `contiguous()`: images of one channel are that in any layout, and would choose the layout of all.
+    training.model.register_forward_pre_hook(
+        lambda _, inputs: (torch.empty(inputs[0].shape).copy_(inputs[0]),)
+    )
+    return training
 
 
 @contextmanager

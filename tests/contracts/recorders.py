@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Self
+from weakref import WeakSet
 
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -120,6 +122,59 @@ class Strict:
                 kept.detach().copy_(value)
 
         return Recording(replay, results)
+
+
+class Forgetful:
+    """A `Recorder` that holds nothing of the work, as a CUDA graph doesn't.
+
+    A replay does nothing but see that what was there before, and was read by the work, is still somebody's.
+    """
+
+    def __init__(self) -> None:
+        self.read = 0
+        """Tensors that were looked after, of all replays."""
+        self.alive: WeakSet[_Held] = WeakSet()
+        """A thing for each recording that somebody can still replay."""
+
+    def __call__(self, work: Work) -> Recording:
+        with _Reading() as reading:
+            results = work()
+        held = _Held([StorageWeakRef(storage) for storage in reading.found.values()])
+        del reading
+        self.alive.add(held)
+
+        def replay() -> None:
+            assert not any(storage.expired() for storage in held.storages), "what it reads is gone"
+            self.read += len(held.storages)
+
+        return Recording(replay, results)
+
+
+class _Held:
+    def __init__(self, storages: list[StorageWeakRef]) -> None:
+        self.storages = storages
+
+
+class _Reading(TorchDispatchMode):
+    """Notes the storages that operations of the block read, but for those that it makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[int, torch.UntypedStorage] = {}
+        self._made: dict[int, torch.UntypedStorage] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
+        for leaf in given:
+            if _place(leaf) not in self._made:
+                self.found[_place(leaf)] = leaf.untyped_storage()
+        result = func(*args, **(kwargs or {}))
+        for made in tree_leaves(result):
+            if isinstance(made, Tensor) and _place(made) not in self.found:
+                self._made[_place(made)] = made.untyped_storage()  # kept, so that no other gets its place
+        return result
 
 
 ASKING = frozenset({"tolist", "item", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__"})

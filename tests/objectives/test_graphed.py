@@ -21,7 +21,7 @@ from objectives.trainer import train_epoch
 from objectives.training import Training, _Steps
 from tests.contracts.engine_contract import what_counts
 from tests.contracts.parity_contract import CPU, PAIRS, data_of, plain_training, small_cnn, tiny
-from tests.contracts.recorders import Strict, Waits
+from tests.contracts.recorders import Forgetful, Strict, Waits
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +145,12 @@ def test_a_trial_that_is_restored_goes_on_as_it_would_have() -> None:
     train_epoch(late)
     late.restore(early.state(), 1)
     assert [what_counts(train_epoch(late)) for _ in range(2)] == reports[1:]
+
+
+def test_what_passes_read_stays_where_it_is() -> None:
+    recorder = Forgetful()
+    train_epoch(by_hand(tiny(2, "focal", "adam", batch_size=16, class_weights="balanced"), recorder))
+    assert recorder.read > 8 * 10
 
 
 @pytest.mark.parametrize("recorded", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,13 @@ from torch import Tensor
 
 from objectives import registry
 from objectives.base import Choice, TrialConfig
-from objectives.optimizers import OPTIMIZERS, build_optimizer, effective_batch_size, set_learning_rate
+from objectives.optimizers import (
+    OPTIMIZERS,
+    build_optimizer,
+    check_options,
+    effective_batch_size,
+    set_learning_rate,
+)
 
 EVERY = pytest.mark.parametrize("name", OPTIMIZERS)
 
@@ -176,6 +183,40 @@ def test_every_optimizer_follows_its_formula(name: str) -> None:
             torch.autograd.backward((weight.sin() + weight.square() / 2).sum())
             optimizer.step()
             assert weight.item() == pytest.approx(next(expected), rel=1e-9), (options, step)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "learning_rate"),
+    [
+        *((name, {}, 0.1) for name in OPTIMIZERS),
+        *((name, {}, -1.0) for name in OPTIMIZERS),
+        *((name, {"unheard": 1}, 0.1) for name in OPTIMIZERS),
+        ("sgd", {}, math.nan),
+        ("momentum", {"momentum": -1}, 0.1),
+        ("nesterov", {"momentum": 0}, 0.1),
+        ("rmsprop", {"decay": -1}, 0.1),
+        ("adagrad", {"epsilon": -1}, 0.1),
+        ("adam", {"beta1": 1.5}, 0.1),
+        ("adam", {"beta2": "much"}, 0.1),
+        ("adamw", {"epsilon": -1}, 0.1),
+        ("adamw", {"weight_decay": -1.0}, 0.1),
+    ],
+)
+def test_options_raise_without_an_optimizer_what_they_raise_with_it(
+    name: str, options: dict[str, Any], learning_rate: float
+) -> None:
+    choice, raised = Choice(name, options), []
+    for action in (
+        lambda: check_options(choice, learning_rate),
+        lambda: build_optimizer(choice, [torch.ones((1, 1), requires_grad=True)], learning_rate),
+    ):
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 (whatever it is)
+            raised.append((type(error), str(error)))
+        else:
+            raised.append((type(None), ""))
+    assert raised[0] == raised[1]
 
 
 def test_adamw_decays_weights_and_not_biases() -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import os
 import time
+from math import inf, nan
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from objectives.chance import words_of
 from objectives.devices import reproducible
-from objectives.fused import backends, program, recorded, triton_convolutions
+from objectives.fused import backends, program, recorded, tails, triton_convolutions
 from objectives.fused.backends import fastest, setting_of
 from objectives.fused.convolutions import CONVOLUTIONS, Shape
 from objectives.fused.memory import Sizes
@@ -128,19 +129,24 @@ def test_what_begins_in_the_middle_of_a_line_is_moved() -> None:
     assert triton_convolutions._plain(kernel) is kernel
 
 
-def test_one_step_of_a_pool_has_the_plain_trainers_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "norm"), [("triton", True), ("triton_block", False), ("grouped_tail", False)]
+)
+def test_one_step_of_a_pool_has_the_plain_trainers_gradient(
+    name: str, norm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
-    def always(shape: Shape, _: str) -> str:
-        assert CONVOLUTIONS["triton"].offered(shape, ON_CPU)
+    def always(shape: Shape, *_: object) -> str:
+        assert CONVOLUTIONS[name].offered(shape, ON_CPU)
         asked.append(shape)
-        return "triton"
+        return name
 
     monkeypatch.setattr(program, "usual", always)
-    model = small_cnn(dropout=0.3, batch_norm=True)
+    model = small_cnn(dropout=0.3, batch_norm=norm)
     starts = [tiny(number, *PAIRS[11 * number], model=model) for number in range(2)]
     assert lockstep(starts, torch.float32, monkeypatch) <= 1e-5
-    assert len(asked) == 2
+    assert [shape.tail for shape in asked] == ([0, 0] if norm else [2, 1])
 
 
 def test_it_passes_the_trial_of_backends(
@@ -181,3 +187,99 @@ def test_a_recorded_step_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pool.why_unrecorded is None
         found.append(pool.program.state.weights_TP.clone())
     assert torch.equal(*found)
+
+
+TAILS = [
+    (
+        nn.Conv2d(3, 32, 3),
+        SIDES,
+        2,
+    ),  # of the built-in CNN: a map of 5×4, the last line of which is in no pool
+    (nn.Conv2d(2, 5, 3, padding=1), (6, 5), 2),
+    (nn.Conv2d(2, 4, (2, 3), stride=2, padding=1, bias=False), (9, 10), 2),
+    (nn.Conv2d(3, 17, 3), SIDES, 1),
+]
+
+
+BLOCKS = ("triton_block", "grouped_tail")
+
+
+def with_tail(drawn: Drawn, tail: int, *, together: bool, backend: str = "triton_block") -> list[Tensor]:
+    """What a convolution's tail gives, and the gradients, by Triton's kernels."""
+    x = drawn.x_MHWRC.flatten(3).permute(0, 3, 1, 2).requires_grad_()
+    given = [x, drawn.kernel_ROHWC.clone().requires_grad_()]
+    bias = None if drawn.bias_RO is None else drawn.bias_RO.clone().requires_grad_()
+    way = CONVOLUTIONS[backend]
+    if together:
+        assert way.block is not None
+        y = way.block(*given, bias, drawn.module, tail)
+    else:
+        y = tails.by_operations(way.run(*given, bias, drawn.module), tail)
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).to(y.dtype)
+    leaves = given if bias is None else [*given, bias]
+    return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
+
+
+def close(mine: Tensor, wanted: Tensor) -> bool:
+    """Up to the order in which numbers are added."""
+    return relative(mine.double(), wanted.double()) <= BOUNDS[mine.dtype]
+
+
+@pytest.mark.parametrize("backend", BLOCKS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("module", "sides", "tail"), TAILS, ids=str)
+def test_a_tail_computed_with_its_convolution_is_the_same(
+    module: nn.Conv2d, sides: tuple[int, int], tail: int, dtype: torch.dtype, backend: str
+) -> None:
+    drawn = Drawn(module, sides, 2, 5, dtype)
+    together, apart = (with_tail(drawn, tail, together=which, backend=backend) for which in (True, False))
+    assert close(together[0], apart[0]) if backend == "grouped_tail" else torch.equal(together[0], apart[0])
+    for mine, wanted in zip(together[1:], apart[1:], strict=True):
+        assert mine.dtype == dtype
+        assert mine.shape == wanted.shape
+        # The interpreter rounds otherwise than torch, so that of two alike another may be the largest.
+        loose = backend == "grouped_tail" and dtype == torch.bfloat16
+        assert relative(mine.double(), wanted.double()) <= (0.1 if loose else BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("backend", BLOCKS)
+@pytest.mark.parametrize("tail", [1, 2])
+def test_of_equal_numbers_the_first_is_taken_and_flat_ones_give_no_gradient(tail: int, backend: str) -> None:
+    """Whole numbers from -1 to 1: most squares have several that are largest, and some have none above 0."""
+    drawn = Drawn(nn.Conv2d(1, 3, 1), (8, 8), 2, 4, torch.float32)
+    chance = torch.Generator().manual_seed(5)
+    drawn.x_MHWRC = torch.randint(-1, 2, drawn.x_MHWRC.shape, generator=chance).float()
+    drawn.kernel_ROHWC = torch.ones_like(drawn.kernel_ROHWC)
+    drawn.bias_RO = torch.zeros(2, 3)
+    together, apart = (with_tail(drawn, tail, together=which, backend=backend) for which in (True, False))
+    assert (apart[0] == 0).any()
+    for mine, wanted in zip(together[:-1], apart[:-1], strict=True):
+        assert torch.equal(mine, wanted)
+    assert close(together[-1], apart[-1])  # of the bias, added up in another order
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the row that is sick
+@pytest.mark.parametrize("backend", BLOCKS)
+def test_a_sick_rows_tail_stays_its_own(backend: str) -> None:
+    """NaN and infinity go where operations have them go, and nowhere else."""
+    drawn = Drawn(nn.Conv2d(1, 2, 1), (4, 4), 3, 3, torch.float32)
+    sick = drawn.of([0, 1, 2])
+    sick.x_MHWRC[:, 0, 1, 1], sick.x_MHWRC[:, 2, 2, 1], sick.x_MHWRC[:, 3, :, 1] = nan, inf, -inf
+    found = [with_tail(sick, 2, together=which, backend=backend) for which in (True, False)]
+    for mine, wanted in zip(*found, strict=True):
+        assert torch.equal(mine.isnan(), wanted.isnan())
+        assert close(mine.nan_to_num(), wanted.nan_to_num())
+    well = with_tail(drawn, 2, together=True, backend=backend)
+    for mine, sound in zip(found[0][2:], well[2:], strict=True):
+        assert mine[[0, 2]].isfinite().all()
+        assert torch.equal(mine[[0, 2]], sound[[0, 2]])
+
+
+def test_without_gradients_nothing_is_kept_of_the_choice() -> None:
+    drawn = Drawn(nn.Conv2d(2, 3, 3), SIDES, 2, 3, torch.float32)
+    way = CONVOLUTIONS["triton_block"].block
+    assert way is not None
+    x = drawn.x_MHWRC.flatten(3).permute(0, 3, 1, 2)
+    learnt = way(x, drawn.kernel_ROHWC, drawn.bias_RO, drawn.module, 2)
+    with torch.no_grad():
+        assert torch.equal(way(x, drawn.kernel_ROHWC, drawn.bias_RO, drawn.module, 2), learnt)

@@ -15,7 +15,9 @@ from objectives.fused import backends, convolutions
 from objectives.fused.backends import fastest, setting_of
 from objectives.fused.convolutions import Backend, Run, Shape, shapes_of
 from objectives.fused.memory import Sizes
+from objectives.recording import Recording, RecordingError, Work
 from tests.contracts.parity_contract import CPU
+from tests.contracts.recorders import Strict
 
 SETTING = setting_of(CPU, Sizes(slots=2, rows=2, images_per_row=4), torch.float32, "fp32")
 TRUE = convolutions.CONVOLUTIONS["grouped"].run
@@ -161,6 +163,44 @@ def test_a_hopeless_backend_gets_no_turns(
     monkeypatch.setattr(backends, "_found", {})
     assert found(monkeypatch, clock, shape, slow=taking(clock, 1.9, run=counted))[0] == "grouped"
     assert len(runs) == 2 + backends.ROUNDS
+
+
+class Picky(Strict):
+    """A recorder of a device, which can't record some."""
+
+    def __init__(self, *refused: int) -> None:
+        super().__init__()
+        self._refused = refused
+
+    def __call__(self, work: Work) -> Recording:
+        if self.recordings in self._refused:
+            self.recordings += 1
+            raise RecordingError("operation not permitted")
+        return super().__call__(work)
+
+
+def test_where_steps_are_recorded_backends_are(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, shape: Shape, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What can't be is not taken, however fast it is: no step could be recorded any more."""
+    recorder = Picky(1)
+    monkeypatch.setattr(backends, "recorder_for", lambda _: recorder)
+    others = {"refused": taking(clock, 0.1), "sound": taking(clock, 0.5)}
+    assert found(monkeypatch, clock, shape, **others)[0] == "sound"
+    assert recorder.recordings == 3
+    assert recorder.replays == 1 + 2 * (1 + backends.ROUNDS)
+    (line,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert line == "convolutions are not computed by refused here: operation not permitted"
+
+
+def test_where_nothing_can_be_recorded_backends_are_measured_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, shape: Shape, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Picky(0)
+    monkeypatch.setattr(backends, "recorder_for", lambda _: recorder)
+    assert found(monkeypatch, clock, shape, fast=taking(clock, 0.5))[0] == "fast"
+    assert (recorder.recordings, recorder.replays) == (1, 0)
+    assert "operation not permitted" in caplog.text
 
 
 def test_it_is_measured_once_for_all_that_decides(

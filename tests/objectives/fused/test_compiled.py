@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch._dynamo.utils import counters
 
-from objectives.base import Choice, TrialStart
+from objectives.base import Choice, Precision, TrialStart
 from objectives.devices import reproducible
 from objectives.fused import compiled, recorded
 from objectives.fused.compiled import CompiledUpdates, compiled_for
@@ -159,6 +159,19 @@ def test_a_form_is_compiled_once_and_then_run() -> None:
     rows, numbers = sample(UPDATES["adam"], "adam", torch.float32, (3, 20))
     stepped(updates, UPDATES["adam"], rows, numbers)
     assert (backend.made, backend.runs) == (2, 7)
+
+
+def test_what_is_compiled_in_one_precision_runs_in_the_others() -> None:
+    """Which concerns products, of which an update has none."""
+    backend, runs = Counting(), 1
+    updates = CompiledUpdates(backend)  # type: ignore[arg-type]
+    precisions: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "tf32")
+    for precision in precisions:
+        with reproducible(1, precision):
+            before = torch.backends.cuda.matmul.fp32_precision
+            stepped(updates, UPDATES["adam"], *sample(UPDATES["adam"], "adam", torch.float32))
+            assert torch.backends.cuda.matmul.fp32_precision == before
+        assert (backend.made, backend.runs) == (1, runs := runs + 1)
 
 
 def test_more_forms_than_torch_compiles_by_itself_are_compiled() -> None:

@@ -44,6 +44,7 @@ MODULES = [
     nn.Conv2d(3, 16, 4, stride=3, padding=1, bias=False),
     nn.Conv2d(2, 3, 3, dilation=2),
     nn.Conv2d(2, 3, 3, padding="same"),
+    nn.Conv2d(16, 32, 3),
 ]
 SIDES = [(6, 6), (7, 9)]
 
@@ -162,9 +163,9 @@ def test_a_rows_numbers_depend_on_nothing_beside_it(
         assert all(torch.equal(one, other) for one, other in zip(these, those, strict=True))
 
 
-@pytest.mark.parametrize("backend", ["hybrid", "im2col"])
+@pytest.mark.parametrize("backend", ["hybrid", "im2col", "winograd"])
 def test_a_nan_stays_in_its_row(backend: str) -> None:
-    drawn = Drawn(MODULES[1], (6, 6), 4, 5, torch.float32)
+    drawn = Drawn(MODULES[-1], (6, 6), 4, 5, torch.float32)
     sound = drawn.run(backend)
     drawn.x_MHWRC[:, :, :, 2] = torch.nan
     drawn.kernel_ROHWC[2] = torch.inf
@@ -196,24 +197,37 @@ def test_half_precision_adds_up_in_single() -> None:
         (nn.Conv2d(1, 1, 3, bias=False), 5, "grouped"),
         (nn.Conv2d(1, 1, 3, padding="same"), 3, "grouped"),
         (nn.Conv2d(1, 1, 2, dilation=2), 4, "grouped"),
+        (nn.Conv2d(32, 64, 3), 6, "winograd"),  # 4×4 places
+        (nn.Conv2d(64, 32, 3, padding=1, bias=False), 2, "winograd"),
+        (nn.Conv2d(32, 64, 3), 7, "grouped"),
+        (nn.Conv2d(32, 64, 3), 3, "hybrid"),
+        (nn.Conv2d(32, 64, 3, stride=2), 7, "hybrid"),
+        (nn.Conv2d(32, 16, 3), 6, "grouped"),
+        (nn.Conv2d(32, 40, 3), 6, "grouped"),
+        (nn.Conv2d(32, 64, (3, 2)), 5, "grouped"),
     ],
 )
 def test_only_small_maps_are_usually_done_otherwise(module: nn.Conv2d, side: int, expected: str) -> None:
     assert convolutions.MOST_PLACES == 9
     shape = shape_of(module, (side, side))
-    assert usual(shape, "cpu") == expected
-    assert usual(shape, "cuda") == "grouped"
+    assert usual(shape, "cpu", torch.float32) == usual(shape, "cpu", torch.float64) == expected
+    assert usual(shape, "cuda", torch.float32) == "grouped"
+    assert usual(shape, "cpu", torch.bfloat16) != "winograd"  # which has too few bits for it
 
 
 def test_backends_are_offered_where_they_can_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(triton_convolutions, "find_spec", lambda _: True)
+    monkeypatch.setattr(triton_convolutions, "has_triton", lambda: True)
     whole, odd = shape_of(nn.Conv2d(8, 16, 3), (6, 6)), shape_of(nn.Conv2d(3, 16, 3), (6, 6))
 
     def offered(shape: Shape, setting: Setting) -> list[str]:
         return [name for name, one in CONVOLUTIONS.items() if one.offered(shape, setting)]
 
     assert offered(whole, ON_CPU) == ["grouped", "hybrid", "im2col"]
+    many = shape_of(nn.Conv2d(16, 16, 3), (6, 6))
+    assert offered(many, ON_CPU) == ["grouped", "hybrid", "im2col", "winograd"]
+    assert "winograd" not in offered(many, ON_GPU)
+    assert "winograd" not in offered(many, dataclasses.replace(ON_CPU, dtype=torch.bfloat16))
     assert offered(whole, ON_GPU) == ["grouped", "hybrid", "im2col", "grouped_mm", "triton"]
     assert offered(whole, dataclasses.replace(ON_GPU, dtype=torch.float32))[3:] == ["triton"]
     assert offered(whole, dataclasses.replace(ON_GPU, capability=(7, 5))) == ["grouped", "hybrid", "im2col"]

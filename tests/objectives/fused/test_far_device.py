@@ -86,7 +86,6 @@ def test_no_step_waits_or_mixes_devices(recorder: Recorder) -> None:
             for due in pool.step():
                 assert isinstance(due, Member)
                 pool.save(due)
-                due.piece = None
             if number < len(late):
                 pool.retire(pool.members[number])
                 admit(pool, late[number])

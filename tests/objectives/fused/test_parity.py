@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from statistics import median
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from objectives.base import Choice, TrialConfig, TrialStart
 from objectives.devices import reproducible
+from objectives.fused.cursors import progress
 from objectives.fused.pool import Pool
 from objectives.fused.scoring import Scored
 from objectives.training import Scores, Training
 from tests.contracts.parity_contract import (
     PAIRS,
+    contiguous,
     data_of,
     fused_pool,
     gradient_of,
@@ -53,8 +56,8 @@ def lockstep(
     with recorded_gradients(monkeypatch) as gradients:
         while len(gradients) < len(starts):
             assert not [item for item in pool.step() if not hasattr(item, "start")]
-            for slot in gradients:
-                pool.members[slot].ended = True
+            for slot in gradients.keys() & pool.members.keys():
+                pool.retire(pool.members[slot])
     return max(relative(gradients[slot], gradient_of(t, pool)) for slot, t in enumerate(trainings))
 
 
@@ -150,16 +153,6 @@ def scores_of(pool: Pool) -> dict[int, Scores]:
     return found
 
 
-def contiguous(training: Training) -> Training:
-    """The same trial with weights and images in the other memory layout."""
-    training.model.to(memory_format=torch.contiguous_format)
-    # Not `contiguous()`: images of one channel are that in any layout, and would choose the layout of all.
-    training.model.register_forward_pre_hook(
-        lambda _, inputs: (torch.empty(inputs[0].shape).copy_(inputs[0]),)
-    )
-    return training
-
-
 def scores_after_an_epoch(training: Training) -> Tensor:
     training.train_epoch()
     scores = training.validate()
@@ -187,17 +180,18 @@ def test_the_trainers_see_the_same_images_in_the_same_order() -> None:
     feed.start(2)
     batches = list(training._batches(feed.order, feed.chance))
     assert len(batches) == feed.steps_per_epoch
+    at = 0
     for size, pieces in batches:
-        piece = feed.next()
-        assert piece is not None
-        assert piece.batch == size
+        found = progress(*(np.array([count]) for count in (at, feed.images, feed.batch_size, feed.piece)))
+        assert (found.within, found.batch, found.left) == (0, size, size)
         for first, images_BCHW, labels_B in pieces:
-            assert first == piece.first
+            assert first == at
             augmented_BCHW = feed.augmented(first, size)
             assert augmented_BCHW is not None
             assert torch.equal(augmented_BCHW, images_BCHW)
             assert torch.equal(feed.labels(first, size), labels_B)
-    assert feed.next() is None
+        at += size
+    assert at == feed.images
     assert sorted(feed.order.tolist()) == data_of(1, torch.float32).training_indices.tolist()
 
 

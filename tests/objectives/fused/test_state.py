@@ -8,7 +8,7 @@ from torch import nn
 
 from objectives.base import Choice
 from objectives.fused.layout import Layout, in_row_order
-from objectives.fused.rows import RowTable, Share
+from objectives.fused.rows import RowTable, Share, stacked
 from objectives.fused.state import SlotState
 from objectives.models import build
 
@@ -48,7 +48,7 @@ def test_gradients_are_added_row_after_row(together: bool) -> None:
     """What is large comes first and what is small after it: the order of additions shows in every bit."""
     state = SlotState(network(0), 4, CPU, torch.float32)
     shares = (Share(2, 0, 3, 40), Share(0, 3, 1, 16), Share(3, 4, 2, 32))
-    rows = RowTable(shares, 7, 16, state.idle, CPU)
+    rows = RowTable(stacked(shares), 7, 16, state.idle, CPU)
     torch.manual_seed(1)
     rows_RP = torch.randn(7, state.layout.size) * torch.tensor([1e8, 1.0, 1e-6, 1e3, 1.0, 1e6, 1.0])[:, None]
     before_TP = torch.randn_like(state.gradient_TP)

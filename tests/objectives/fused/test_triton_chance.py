@@ -26,7 +26,7 @@ def nothing_known() -> Iterator[None]:
 
 def test_a_gpu_takes_the_kernel_if_it_gives_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
-    monkeypatch.setattr(triton_chance, "find_spec", lambda _: object())
+    monkeypatch.setattr(triton_chance, "has_triton", lambda: True)
     monkeypatch.setattr(triton_chance, "gives_the_same", lambda *given: tried.append(given) or True)
     assert words_for(GPU) is words_for(GPU) is words_by_triton
     assert tried == [(words_by_triton, GPU)]
@@ -34,7 +34,7 @@ def test_a_gpu_takes_the_kernel_if_it_gives_the_same_words(monkeypatch: pytest.M
 
 
 def test_a_gpu_without_triton_does_it_by_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_chance, "find_spec", lambda _: None)
+    monkeypatch.setattr(triton_chance, "has_triton", lambda: False)
     assert words_for(GPU) is words_of
 
 
@@ -50,7 +50,7 @@ def test_a_kernel_that_fails_or_gives_others_is_not_taken(
             raise found
         return found
 
-    monkeypatch.setattr(triton_chance, "find_spec", lambda _: object())
+    monkeypatch.setattr(triton_chance, "has_triton", lambda: True)
     monkeypatch.setattr(triton_chance, "gives_the_same", tried)
     assert words_for(GPU) is words_for(GPU) is words_of
     (line,) = caplog.messages

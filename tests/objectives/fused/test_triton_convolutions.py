@@ -5,11 +5,7 @@ by Triton's interpreter, in a process of its own (`interpreted_triton.py`). No G
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,17 +25,11 @@ from objectives.fused.triton_convolutions import (
     map_out,
     takes_triton,
 )
+from tests.objectives.fused.compiling_triton import compiling
+from tests.objectives.fused.interpreting_triton import assert_passes_interpreted, needs_triton
 from tests.objectives.fused.test_convolutions import ON_CPU, ON_GPU, shape_of
 
-ROOT = Path(__file__).parents[3]
-
-INTERPRETED = Path(__file__).with_name("interpreted_triton.py")
-
 WHOLE = shape_of(nn.Conv2d(3, 8, 3, padding=1), (6, 6))
-
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is built for Linux alone"
-)
 
 
 @pytest.fixture
@@ -51,7 +41,7 @@ def interpreting(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None
             monkeypatch.setenv("TRITON_INTERPRET", value)
 
     said(None)
-    monkeypatch.setattr(triton_convolutions, "find_spec", lambda name: name == "triton" or None)
+    monkeypatch.setattr(triton_convolutions, "has_triton", lambda: True)
     return said
 
 
@@ -67,7 +57,7 @@ def test_it_is_offered_where_triton_can_compile_or_interpret(
     assert not takes_triton(WHOLE, ON_CPU)
     interpreting("1")
     assert takes_triton(WHOLE, ON_CPU)
-    monkeypatch.setattr(triton_convolutions, "find_spec", lambda _: None)
+    monkeypatch.setattr(triton_convolutions, "has_triton", lambda: False)
     for setting in (ON_CPU, ON_GPU):
         assert not takes_triton(WHOLE, setting)
 
@@ -89,54 +79,12 @@ def test_blocks_are_powers_of_two_that_tensor_cores_take(size: int, dtype: torch
     assert blocks_of(None, size, size, dtype) == dataclasses.replace(found, long=64)
 
 
-class Compiler:
-    """Stands for a GPU of some kind that kernels are compiled for, and never run on."""
-
-    def __init__(self, capability: int) -> None:
-        from triton.backends.compiler import GPUTarget
-
-        self._target = GPUTarget("cuda", capability, 32)
-
-    def get_current_device(self) -> int:
-        return self._target.arch
-
-    def get_current_stream(self, _: int) -> int:
-        return 0
-
-    def get_current_target(self) -> Any:
-        return self._target
-
-
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], list[Any]]:
     """Kernels are compiled instead of started: for a GPU of such a capability, what is called, in order."""
-    from triton.runtime import driver
-
     from objectives.fused import triton_kernels
 
-    assert not triton_kernels.INTERPRETED
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    calls: list[Any] = []
-
-    class Only:
-        def __init__(self, kernel: Any) -> None:
-            self._kernel = kernel
-
-        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-            def start(*arguments: Any, **fixed: Any) -> None:
-                calls.append(self._kernel.run(*arguments, grid=grid, warmup=True, **fixed))
-
-            return start
-
-    for name in ("forward", "images_gradient", "kernel_gradient", "add_parts", "philox_words"):
-        monkeypatch.setattr(triton_kernels, name, Only(getattr(triton_kernels, name)))
-
-    def on(capability: int) -> list[Any]:
-        monkeypatch.setattr(driver, "_active", Compiler(capability))
-        calls.clear()
-        return calls
-
-    return on
+    return compiling(triton_kernels, monkeypatch, tmp_path)
 
 
 def step(geometry: Geometry, rows: int, images: int, dtype: torch.dtype, precision: str) -> None:
@@ -145,12 +93,14 @@ def step(geometry: Geometry, rows: int, images: int, dtype: torch.dtype, precisi
     x = torch.zeros((images, g.height, g.width, rows * g.channels), dtype=dtype)
     kernel = torch.zeros((rows, g.out, g.high, g.wide, g.channels), dtype=dtype)
     bias = torch.zeros((rows, g.out), dtype=dtype)
-    dy = map_out(x, kernel, bias, g, precision)
-    images_gradient(dy, kernel, g, precision)
-    kernel_gradient(x, dy, rows, g, precision, bias=True)
+    choice = torch.zeros((images, *g.shown, rows * g.out), dtype=torch.uint8) if g.tail else None
+    dy = map_out(x, kernel, bias, g, precision, choice)
+    images_gradient(dy, kernel, g, precision, choice)
+    kernel_gradient(x, dy, rows, g, precision, choice, bias=True)
 
 
 @needs_triton
+@pytest.mark.parametrize("tail", [0, 2])
 @pytest.mark.parametrize(
     ("dtype", "precision", "multiplies", "capability"),
     [
@@ -166,12 +116,14 @@ def test_kernels_compile_for_gpus(
     precision: str,
     multiplies: str,
     capability: int,
+    tail: int,
     compiled: Callable[[int], list[Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(triton_convolutions, "PART", 64)
     calls = compiled(capability)
-    step(Geometry(8, 20, 6, 6, 3, 3, 2, 2, 1, 1), 2, 10, dtype, precision)
+    sides = (6, 6) if tail == 0 else (12, 12)
+    step(Geometry(8, 20, *sides, 3, 3, 2, 2, 1, 1, tail), 2, 10, dtype, precision)
     assert [call.metadata.name for call in calls] == [
         "_forward",
         "_images_gradient",
@@ -188,14 +140,15 @@ def test_kernels_compile_for_gpus(
 
 
 @needs_triton
+@pytest.mark.parametrize("tail", [0, 2])
 def test_other_numbers_of_rows_and_images_take_the_same_machine_code(
-    compiled: Callable[[int], list[Any]],
+    tail: int, compiled: Callable[[int], list[Any]]
 ) -> None:
     """So nothing is compiled when trials come and go: a recording could not be made meanwhile."""
     calls = compiled(90)
     found = []
     for rows, images in ((1, 1), (2, 5), (16, 16), (17, 32)):
-        step(Geometry(3, 5, 5, 5, 3, 3, 1, 1, 0, 0), rows, images, torch.float32, "ieee")
+        step(Geometry(3, 5, 5, 5, 3, 3, 1, 1, 0, 0, tail), rows, images, torch.float32, "ieee")
         found.append([call.hash for call in calls])
         calls.clear()
     assert len(found[0]) == 3
@@ -219,16 +172,4 @@ def test_random_words_compile_once_for_all_sizes(
 @needs_triton
 @pytest.mark.slow
 def test_what_kernels_compute_in_tritons_interpreter() -> None:
-    apart = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *apart, str(INTERPRETED)],
-        cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=550,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
-    assert "skipped" not in done.stdout
+    assert_passes_interpreted("interpreted_triton.py")
