@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-fast test-torch check lint types imports install install-dev browser lock image image-base clean
+.PHONY: demo test test-fast test-torch test-gpu check lint types imports install install-dev browser lock image image-base clean
 
 demo: install  ## compare grid, random and TPE on scikit-learn's digits, on Ray workers and the embedded Postgres
 	$(BIN)/shoal db up
@@ -20,6 +20,11 @@ TORCH ?= 2.12.1
 
 test-torch: $(VENV)/torch-$(TORCH)/installed  ## the tests of training on another torch (CUDA builds take 5 GB): make test-torch TORCH=2.11.0
 	$(<D)/bin/pytest tests/objectives
+
+GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) $(PYTHON))
+
+test-gpu:  ## what a CUDA device must keep, in minutes; torch, pytest and the libraries of objectives/ do: make test-gpu GPU_PYTHON=python3
+	$(GPU_PYTHON) -m pytest -m gpu tests/gpu
 
 check: lint types imports test  ## all that CI checks
 
@@ -52,9 +57,11 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $(VENV)/installed $@
 
 # Beside the other packages of constraints.txt pip chooses the torchvision and the Triton that go with that torch.
+# The interpreter of 2.11's Triton, in which its kernels are tested, wants a NumPy before 2.4.
 $(VENV)/torch-%/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m venv $(@D)
-	grep --invert-match --extended-regexp '^(torch|torchvision|triton)==' constraints.txt > $(@D)/constraints.txt
+	grep --invert-match --extended-regexp '^(torch|torchvision|triton$(if $(filter 2.11%,$*),|numpy))==' constraints.txt > $(@D)/constraints.txt
+	$(if $(filter 2.11%,$*),echo 'numpy<2.4' >> $(@D)/constraints.txt)
 	$(@D)/bin/pip install --quiet --constraint $(@D)/constraints.txt --editable '.[dev]' torch==$*
 	@touch $@
 
