@@ -10,6 +10,7 @@ that raises: one row more or less must not cost the others.
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,15 +28,20 @@ from objectives.base import (
     DataSpec,
     Engine,
     ObjectiveError,
-    Precision,
     Task,
     TrialConfig,
     TrialFailure,
     TrialStart,
     derive_seed,
 )
-from objectives.bench_gpu import NotHereError, held_by_torch, shared_by_processes, start_counting
-from objectives.choices import ChoicesInMemory
+from objectives.bench_gpu import (
+    NotHereError,
+    as_client,
+    held_by_torch,
+    shared_by_processes,
+    start_counting,
+)
+from objectives.choices import AlwaysFused, ChoicesInMemory
 from objectives.datasets import describe
 from objectives.devices import resolve_device
 from objectives.fused import FusedEngine
@@ -42,6 +49,8 @@ from objectives.losses import LOSSES
 from objectives.optimizers import OPTIMIZERS
 from objectives.precision import resolve_precision
 from objectives.trainer import PlainEngine
+
+logger = logging.getLogger(__name__)
 
 RUNGS = (1, 3, 9)
 """Epochs after which two thirds of the trials end; those that are left at the last end there."""
@@ -125,6 +134,8 @@ class Ran:
     """Layer → the backend of this convolution; None where none was computed for many trials at once."""
     memory: int | None = None
     """Bytes of a GPU that torch held at most, in all processes together; None: not on a GPU."""
+    held_back: Sequence[str] = ()
+    """What made it slower than it might have been on this machine, as far as the engine knows."""
 
 
 def run(engine: Engine, starts: Sequence[TrialStart], ends: Mapping[int, int]) -> None:
@@ -156,10 +167,10 @@ def ways(
     under MPS. Raises `ObjectiveError` for a device or precision that isn't there.
     """
     task, starts, ends = task_of(work, device, precision), work.starts(), work.ends()
-    choices = ChoicesInMemory()
+    choices, always = ChoicesInMemory(), AlwaysFused()
     found: dict[str, Way] = {
         BASE: lambda: timed(PlainEngine(task, device, eager=True), starts, ends),
-        FUSED: lived_through(lambda: FusedEngine(task, device), starts, ends),
+        FUSED: lived_through(lambda: FusedEngine(task, device, choices=always), starts, ends),
         "as chosen (default)": lived_through(
             lambda: FusedEngine(task, device, choices=choices), starts, ends
         ),
@@ -177,26 +188,6 @@ def ways(
 def task_of(work: Work, device: str, precision: str) -> Task:
     """What the trials of a round share. Raises `ObjectiveError`."""
     return Task(data=work.data, precision=resolve_precision(precision, resolve_device(device)))
-
-
-def fused_ways(
-    work_of: Callable[[int], Work], device: str, slots: Sequence[int], precisions: Sequence[Precision]
-) -> dict[str, tuple[Way, Work]]:
-    """Name → fused in so many slots and in this precision, with the work that fills them."""
-
-    def engine(work: Work, count: int, precision: Precision) -> FusedEngine:
-        task = task_of(work, device, precision)
-        return FusedEngine(task, device, slots=count, rows=ROWS_PER_SLOT * count)
-
-    return {
-        f"{FUSED}, {count} slots, {precision}": (
-            lived_through(partial(engine, work, count, precision), work.starts(), work.ends()),
-            work,
-        )
-        for count in slots
-        for work in (work_of(count),)
-        for precision in precisions
-    }
 
 
 def measured(
@@ -230,6 +221,7 @@ def measured(
         except Exception as error:
             if left_out is None or name == BASE:
                 raise
+            logger.info("%s is left out", name, exc_info=not isinstance(error, NotHereError))
             _leave_out(left_out, name, str(error) or type(error).__name__)
         else:
             results[name] = []
@@ -249,6 +241,9 @@ def measured(
             except Exception as error:
                 if left_out is None:
                     raise
+                logger.info(
+                    "%s breaks in round %s", name, number + 1, exc_info=not isinstance(error, NotHereError)
+                )
                 _leave_out(left_out, name, f"round {number + 1}: {str(error) or type(error).__name__}")
                 broken.add(name)
                 continue
@@ -299,6 +294,7 @@ def table(
             "occupancy": ran[-1].occupancy,
             "programs_built": ran[-1].programs,
             "convolutions": ran[-1].convolutions,
+            "held_back": list(ran[-1].held_back),
             "rounds": [{"seconds": one.seconds, "cpu_seconds": one.cpu_seconds} for one in ran],
         }
         rows.append(row)
@@ -325,6 +321,7 @@ def timed(engine: Engine, starts: Sequence[TrialStart], ends: Mapping[int, int])
             occupancy=engine.occupancy,
             programs=engine.programs_built,
             convolutions=next(iter(engine.convolutions), None),  # a round has one model
+            held_back=engine.held_back,
         )
     return ran
 
@@ -385,14 +382,18 @@ def _spread(pool: ProcessPoolExecutor, work: Work, device: str, task: Task) -> R
     started = time.perf_counter()
     jobs = [pool.submit(_one, work, device, task, number) for number in range(work.trials)]
     most: dict[int, int] = {}
-    for process, memory in (job.result() for job in jobs):
-        if memory is not None:
-            most[process] = max(most.get(process, 0), memory)
+    try:
+        for process, memory in (job.result() for job in jobs):
+            if memory is not None:
+                most[process] = max(most.get(process, 0), memory)
+    except BrokenProcessPool as error:
+        raise ObjectiveError("a process ended in the midst of a trial, or hung and was ended") from error
     return Ran(time.perf_counter() - started, None, memory=sum(most.values()) if most else None)
 
 
 def _one(work: Work, device: str, task: Task, number: int) -> tuple[int, int | None]:
     """One trial, in a process of the pool: which one, and what it holds of a GPU."""
-    start_counting()
-    run(PlainEngine(task, device, eager=True), [work.starts()[number]], work.ends())
-    return os.getpid(), held_by_torch()
+    with as_client():
+        start_counting()
+        run(PlainEngine(task, device, eager=True), [work.starts()[number]], work.ends())
+        return os.getpid(), held_by_torch()

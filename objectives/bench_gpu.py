@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -17,6 +18,16 @@ CONTROL = "nvidia-cuda-mps-control"
 
 CONTROL_SECONDS = 30.0
 """For the service to begin, or to end."""
+
+
+SERVICE = "CUDA_MPS_PIPE_DIRECTORY"
+"""The variable that makes a process a client of the service."""
+
+FOLDER = "shoal-mps-"
+"""How the names begin of folders in which services of ours live."""
+
+MOST_SECONDS = 120.0
+"""Of a trial in such a process. Clients of a service that is ill hang for ever."""
 
 
 class NotHereError(Exception):
@@ -45,6 +56,23 @@ def held_by_torch(before: int = 0) -> int | None:
 
 
 @contextmanager
+def no_longer_than(seconds: float | None) -> Iterator[None]:
+    """A block that ends the process, wherever it hangs, if it takes longer; None: it may."""
+    if seconds is not None:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        if seconds is not None:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def as_client() -> AbstractContextManager[None]:
+    """A block in which a client of a service of ours hangs for `MOST_SECONDS` at most; in others it may."""
+    return no_longer_than(MOST_SECONDS if FOLDER in os.environ.get(SERVICE, "") else None)
+
+
+@contextmanager
 def shared_by_processes() -> Iterator[dict[str, str]]:
     """The Multi-Process Service while the block lasts, and the variables that make a process its client.
 
@@ -54,7 +82,7 @@ def shared_by_processes() -> Iterator[dict[str, str]]:
     program = shutil.which(CONTROL)
     if program is None:
         raise NotHereError(f"MPS can't be started: {CONTROL} is not on this machine")
-    with tempfile.TemporaryDirectory(prefix="shoal-mps-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix=FOLDER, ignore_cleanup_errors=True) as folder:
         places = {f"CUDA_MPS_{name}_DIRECTORY": str(Path(folder, name.lower())) for name in ("PIPE", "LOG")}
         for place in places.values():
             Path(place).mkdir()

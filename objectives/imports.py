@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Collection
+from importlib.util import find_spec
 from typing import Any
 
 from objectives.base import TrialError
@@ -37,6 +38,9 @@ def import_remedy(reference: str, allow_imports: Collection[str]) -> str:
         return "list its module in allow_imports"
     if not may_import(module):
         return f"who runs shoal, and each of its workers, adds {module} to {ALLOW_VARIABLE}"
+    root = module.partition(".")[0]
+    if root.isidentifier() and find_spec(root) is None:
+        return f"install {root}, or put the folder that it is in on PYTHONPATH, for each worker as well"
     return "correct the module or its name"
 
 

@@ -34,6 +34,7 @@ from torch._dynamo.utils import counters
 
 from objectives.base import Choice, DataSpec, Task, TrialStart
 from objectives.bench import BASE, FUSED, MODEL, Ran, Work, summary, timed
+from objectives.choices import AlwaysFused
 from objectives.devices import resolve_device
 from objectives.fused import FusedEngine
 from objectives.fused.pool import Pool
@@ -92,7 +93,7 @@ class Scale:
         return Task(data=work.data, allow_imports=(fused_models.MODULE,))
 
     def engine(self, work: Work, slots: int) -> FusedEngine:
-        return FusedEngine(self.task(work), self.device, slots=slots, rows=self.rows)
+        return FusedEngine(self.task(work), self.device, slots=slots, rows=self.rows, choices=AlwaysFused())
 
     def fused(self, work: Work, slots: int) -> Ran:
         return timed(self.engine(work, slots), work.starts(), work.ends())

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import json
+import logging
 import os
 import shlex
 import sys
@@ -42,13 +43,13 @@ from objectives.bench import (
     Ran,
     Way,
     Work,
-    fused_ways,
     in_processes,
     measured,
     table,
     task_of,
     timed,
 )
+from objectives.bench_fused import fused_ways
 from objectives.bench_gpu import NotHereError
 from objectives.devices import kind_of_device, memory_of, prepare
 from objectives.precision import PRECISIONS, resolve_precision
@@ -102,19 +103,12 @@ def all_ways(
     device, left_out = given.device, {}
     alone = work_of(given.alone_trials)
     task = task_of(alone, device, "fp32")
+    graph = f"{BASE}, CUDA graph"
     ways: dict[str, Way] = {
         BASE: lambda: timed(PlainEngine(task, device, eager=True), alone.starts(), alone.ends()),
+        graph: lambda: timed(recorded(task, device), alone.starts(), alone.ends()),
     }
-    works = {BASE: alone}
-    for count in given.processes:
-        shared = work_of(TRIALS_PER_PLACE * count)
-        for mps in (False, True):
-            name = f"{count} processes{', MPS' * mps}"
-            ways[name] = held.enter_context(in_processes(shared, device, task, count, mps=mps))
-            works[name] = shared
-    most = max(given.processes, default=1)
-    works["Ray Tune"] = work_of(TRIALS_PER_PLACE * most)
-    ways["Ray Tune"] = partial(tuned, works["Ray Tune"], device, task, most)
+    works = {BASE: alone, graph: alone}
     found: list[Precision] = []
     for name in given.precisions:
         try:
@@ -125,9 +119,16 @@ def all_ways(
         lambda slots: work_of(TRIALS_PER_PLACE * slots), device, given.slots, found
     ).items():
         ways[name], works[name] = way, work
-    # Last: a capture that fails may leave the device in no state for others.
-    ways[f"{BASE}, CUDA graph"] = lambda: timed(recorded(task, device), alone.starts(), alone.ends())
-    works[f"{BASE}, CUDA graph"] = alone
+    # Last those that depend most on what else is on the machine.
+    for mps in (False, True):
+        for count in given.processes:
+            shared = work_of(TRIALS_PER_PLACE * count)
+            name = f"{count} processes{', MPS' * mps}"
+            ways[name] = held.enter_context(in_processes(shared, device, task, count, mps=mps))
+            works[name] = shared
+    most = max(given.processes, default=1)
+    works["Ray Tune"] = work_of(TRIALS_PER_PLACE * most)
+    ways["Ray Tune"] = partial(tuned, works["Ray Tune"], device, task, most)
     return ways, works, left_out
 
 
@@ -163,6 +164,7 @@ def main() -> None:
     given = parser.parse_args()
     until = time.perf_counter() + 60 * given.minutes
     faulthandler.dump_traceback_later(60 * (given.minutes + GRACE_MINUTES), exit=True)
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     load = os.getloadavg()
     small = {} if given.width is None else {"width": given.width, "depth": 2, "dense": 8}
     with made_images(given.images, given.image_size) as data, ExitStack() as held:
@@ -243,6 +245,8 @@ def show(body: dict[str, Any]) -> None:
             f" ({images['least']:,.0f}-{images['most']:,.0f}, n={row['n']}) {ratio['median']:>8.2f}x"
             f" {(row['memory_bytes'] or 0) / 2**20:>8,.0f} MiB"
         )
+        for reason in row["held_back"]:
+            print(f"{'':34} slower than it might be: {reason}")
     for name, reason in body["left_out"].items():
         print(f"{name:34} left out: {reason}")
     print("fused against:", json.dumps(body["fused_against"]))

@@ -14,7 +14,6 @@ from objectives.bench import (
     FUSED,
     Ran,
     Work,
-    fused_ways,
     lived_through,
     measured,
     run,
@@ -23,6 +22,8 @@ from objectives.bench import (
     timed,
     ways,
 )
+from objectives.bench_fused import fused_ways
+from objectives.choices import CONVOLUTIONS, AlwaysFused, ProgramChoice, ProgramKey
 from objectives.fused import FusedEngine
 from objectives.losses import LOSSES
 from objectives.trainer import PlainEngine
@@ -204,6 +205,36 @@ def test_ways_are_in_the_precision_that_was_asked_for() -> None:
     assert way().programs == 1
     with pytest.raises(ObjectiveError, match="needs a GPU"):
         task_of(WORK, "cpu", "tf32")
+
+
+def test_fused_ways_are_fused_and_their_convolutions_measured() -> None:
+    """As an experiment's are: the usual ones are what nobody has measured."""
+    choices = AlwaysFused()
+    assert choices.get(ProgramKey("cnn", 32, "gpu")) == ProgramChoice(fused=True)
+    of_convolutions = ProgramKey(CONVOLUTIONS + "cnn", 1, "gpu")
+    assert choices.get(of_convolutions) is None
+    held = choices.put(of_convolutions, ProgramChoice(fused=True, convolutions=("im2col",)))
+    assert choices.get(of_convolutions) == held
+    held = choices.put(ProgramKey("cnn", 32, "gpu"), ProgramChoice(fused=True, slots=3))
+    assert choices.get(ProgramKey("cnn", 32, "gpu")) == held
+    engine = FusedEngine(task_of(WORK, "cpu", "fp32"), "cpu", slots=3, choices=choices)
+    run(engine, WORK.starts()[:3], dict.fromkeys(range(3), 1))
+    assert engine.programs_built == 1
+
+
+def test_what_held_an_engine_back_is_told() -> None:
+    engine = FusedEngine(task_of(WORK, "cpu", "fp32"), "cpu", slots=3)
+    ran = timed(engine, WORK.starts()[:3], dict.fromkeys(range(3), 1))
+    assert ran.held_back == []
+    (lane,) = engine._pools.values()
+    lane.pool.why_unrecorded = "not here"
+    lane.sizes = replace(lane.sizes, rows=2, slots=1)
+    assert engine.held_back == [
+        "steps are not recorded: not here",
+        "too little memory: steps of 2 rows, 1 slots",
+    ]
+    told = Ran(1.0, None, held_back=engine.held_back)
+    assert table({BASE: [told]}, WORK)[0]["held_back"] == engine.held_back
 
 
 @pytest.mark.slow

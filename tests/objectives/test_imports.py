@@ -81,6 +81,8 @@ def test_the_remedy_names_who_must_do_what(trap: Path, monkeypatch: pytest.Monke
     assert not trap.exists()
     monkeypatch.setenv(ALLOW_VARIABLE, "own_secret")
     assert import_remedy("own_secret:nothing", ALLOWED) == "correct the module or its name"
+    monkeypatch.setenv(ALLOW_VARIABLE, "nowhere_at_all")
+    assert "folder that it is in on PYTHONPATH" in import_remedy("nowhere_at_all:f", ["nowhere_at_all"])
 
 
 def test_a_worker_asks_its_own_list(trap: Path) -> None:

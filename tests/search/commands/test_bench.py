@@ -34,7 +34,7 @@ def test_the_table_and_its_document(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [len(way["rounds"]) for way in body["ways"]] == [2] * 4
     fused = body["ways"][1]
     assert fused["programs_built"] == 1
-    assert fused["convolutions"] == {"0": "grouped", "2": "grouped", "4": "hybrid"}
+    assert fused["convolutions"] == {"0": "grouped", "2": "winograd", "4": "winograd"}
     assert body["ways"][0]["convolutions"] is None
     spread = fused["ratio"]
     assert 0 < spread["least"] <= spread["median"] <= spread["most"]
