@@ -158,11 +158,6 @@ def problems_of_data(spec: DataSpec, *, batch_sizes: Sequence[int] = ()) -> list
     return _problems_of_counts(describe(spec), batch_sizes) or _problems_of_labels(summary, spec)
 
 
-def problems_of_test_data(spec: DataSpec) -> list[Problem]:
-    """Why `load_test` would fail, as far as file names tell; no test image is read."""
-    return source_of(spec).problems(spec, "test")
-
-
 def source_of(spec: DataSpec) -> Source:
     """The source that a spec names. Raises `DataError` for one that there isn't."""
     unknown = problem_of_name("data", spec.name, key="data.name")

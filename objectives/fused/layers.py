@@ -58,11 +58,6 @@ class Pass:
 Layer: TypeAlias = Callable[[Tensor, Pass], Tensor]
 
 
-def to_map(images_RMHWC: Tensor) -> Tensor:
-    """Rows of images as a map."""
-    return images_RMHWC.permute(1, 2, 3, 0, 4).flatten(3).permute(0, 3, 1, 2)
-
-
 def stack(module: nn.Module, name: str = "") -> Layer:
     """The layer that does for all rows what `module` does for one model; `name` is where it hangs in it.
 

@@ -52,17 +52,13 @@ from objectives.fused.program import Program, template
 from objectives.fused.triton_chance import words_by_triton
 from objectives.fused.triton_trials import TRIALS
 from objectives.fused.update import Rows, Update
-from objectives.losses import LOSSES
 from objectives.models import build
-from objectives.optimizers import OPTIMIZERS
 from objectives.recording import Recording, Work
-from objectives.schedules import SCHEDULES
 from search.environment import environment
+from tests.benchmarks import host_cost
 from tests.benchmarks.launches import META, Counted, Launch, Launches, Places
 
 MODEL = Choice("cnn")
-
-BATCH_SIZES = (32, 64, 128)
 
 CLASSES = 10
 
@@ -195,21 +191,10 @@ def data_there(images: int, side: int) -> SearchData:
 
 
 def config_of(number: int, *, chance: bool, model: Choice) -> TrialConfig:
-    """Of the trials that differ in all that a step has to know."""
-    kinds = [name for name, one in OPTIMIZERS.items() if not one.full_batch]
-    losses, schedules = list(LOSSES), list(SCHEDULES)
-    return TrialConfig(
-        loss=Choice(losses[number % len(losses)]),
-        optimizer=Choice(kinds[number % len(kinds)]),
-        schedule=Choice(schedules[number % len(schedules)]),
-        regulariser=Choice(("l2", "l1", "weight_decay", "none")[number % 4]),
-        strength=1e-4,
-        learning_rate=0.003,
-        batch_size=BATCH_SIZES[number % len(BATCH_SIZES)],
-        augment=AUGMENT if chance else {},
-        epochs=10,
-        model=replace(model, options={**model.options, "dropout": 0.25}) if chance else model,
-    )
+    """Of the trials of the host's cost, on this model, with augmentation and dropout or without."""
+    if chance:
+        model = replace(model, options={**model.options, "dropout": 0.25})
+    return replace(host_cost.config_of(number), augment=AUGMENT if chance else {}, model=model)
 
 
 @contextlib.contextmanager
@@ -338,7 +323,7 @@ def main() -> None:
     body = {
         "command": shlex.join(["python", "-m", "tests.benchmarks.step_bytes", *sys.argv[1:]]),
         "image": [3, 32, 32],
-        "batch_sizes": list(BATCH_SIZES),
+        "batch_sizes": list(host_cost.BATCH_SIZES),
         "rows_per_slot": ROWS_PER_SLOT,
         "images_per_row": IMAGES_PER_ROW,
         **environment(),

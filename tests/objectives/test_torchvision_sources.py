@@ -20,7 +20,7 @@ import torch
 
 from objectives import datasets
 from objectives.base import DataSpec
-from objectives.datasets import DATASETS, describe, load, load_test, problems_of_data, problems_of_test_data
+from objectives.datasets import DATASETS, describe, load, load_test, problems_of_data, source_of
 from objectives.sources import DataError, Source, cache_folder
 from objectives.torchvision_ops import torchvision_datasets
 from objectives.torchvision_sources import CifarSource, IdxSource, SvhnSource
@@ -153,7 +153,7 @@ def test_a_search_needs_no_test_file(
     assert len(load(spec, 1, CPU).images) == 60
     with pytest.raises(DataError):
         load_test(spec, CPU)
-    assert bool(problems_of_test_data(spec)) is (damage == "remove")
+    assert bool(source_of(spec).problems(spec, "test")) is (damage == "remove")
 
 
 # torchvision's layouts
@@ -326,7 +326,7 @@ def test_real_data_are_read_from_a_read_only_root(
     name: str, mean: float, std: float, shared_data: Path
 ) -> None:
     spec = DataSpec(name=name, root=shared_data)
-    assert problems_of_data(spec) == problems_of_test_data(spec) == []
+    assert problems_of_data(spec) == source_of(spec).problems(spec, "test") == []
     data, test = load(spec, 1, CPU), load_test(spec, CPU)
     assert data.images.shape == (60_000, 1, 28, 28)
     assert test.images.shape == (10_000, 1, 28, 28)
