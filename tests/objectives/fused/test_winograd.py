@@ -113,3 +113,24 @@ def test_a_tail_gives_what_the_layers_give_one_by_one(tail: int) -> None:
 
     for mine, wanted in zip(run(together=True), run(together=False), strict=True):
         assert torch.equal(mine, wanted)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e38])
+def test_a_row_that_diverges_leaves_nothing_in_the_memory_that_all_rows_go_through(bad: float) -> None:
+    module, block = nn.Conv2d(16, 32, 3), CONVOLUTIONS["winograd"].block
+    assert block is not None
+
+    def of_sound_rows(first: float | None) -> list[torch.Tensor]:
+        """Map out and gradients of the second row and the third, after a first one of such numbers."""
+        torch.manual_seed(2)
+        x, dy = torch.randn(4, 3 * 16, 6, 6), torch.randn(4, 3 * 32, 4, 4)
+        kernel_ROHWC, bias_RO = torch.randn(3, 32, 3, 3, 16), torch.randn(3, 32)
+        if first is not None:
+            x[:, :16] = kernel_ROHWC[0] = first
+        leaves = [each.requires_grad_() for each in (x, kernel_ROHWC, bias_RO)]
+        y = block(*leaves, module, 1)
+        dx, dkernel, dbias = torch.autograd.grad(y, leaves, dy)
+        return [y[:, 32:].detach(), dx[:, 16:], dkernel[1:], dbias[1:]]
+
+    for mine, wanted in zip(of_sound_rows(bad), of_sound_rows(None), strict=True):
+        assert torch.equal(mine, wanted)
